@@ -1,0 +1,159 @@
+"""Every error that Latentwire raises on purpose.
+
+::
+
+    LatentwireError
+    ├── RateScaleError (ValueError)       the knob is out of the bundle's range, or no number
+    ├── BundleError                       the folder on disk is not a bundle we can use
+    │   ├── BundleNotFoundError           nothing there
+    │   ├── BundleCorruptError            a file is missing, altered or malformed
+    │   ├── BundleVersionError            a format version we do not speak
+    │   └── UnknownVariantError           the bundle holds no such variant or entropy model
+    ├── CodecError
+    │   ├── NonFiniteLatentError          ours: a latent holds NaN or infinity
+    │   └── CorruptPayloadError           the peer's: bytes that are no message of these tables
+    │       └── ChecksumError             they decode, but to other symbols than were coded
+    ├── ProtocolError                     the peer broke the protocol; nothing was decoded
+    │   ├── MalformedMessageError         a field is missing, out of range or over a limit
+    │   ├── ProtocolVersionError          a protocol version we do not speak
+    │   ├── BundleMismatchError           the peer runs another bundle
+    │   ├── TableDigestError              both have the bundle, yet their tables differ
+    │   ├── UnknownOperatingPointError    a batch names an operating point never announced
+    │   └── SequenceError                 a batch leaves a hole in the sequence
+    ├── ControlError                      a control call cannot be done
+    │   ├── UnknownSensorError            no sensor of that name has connected
+    │   └── CommandRefusedError           the sensor refused the command, or did not answer in time
+    ├── SourceError                       the image source cannot be opened or has ended badly
+    │   └── ImageError                    one image cannot be read; the rest of the source is fine
+    ├── ServerUnavailableError            nobody answers at the address
+    ├── ListenError                       the address cannot be listened on
+    ├── InferenceError                    an ONNX graph cannot be loaded or run
+    ├── DataError                         a data set is missing or unusable
+    ├── CheckpointError                   a checkpoint is of another run, or cannot be saved
+    └── TrainingError                     training cannot go on (a NaN loss, out of memory)
+
+A ``LatentwireError`` says in one line what is wrong and what to do; the command line prints that line and
+exits with status 1. What a peer sent is refused with its error's class name (``error_name``), so that both
+sides speak of it by one word.
+"""
+
+
+class LatentwireError(Exception):
+    """Base of all errors raised on purpose."""
+
+    @property
+    def error_name(self) -> str:
+        """The class's name: the word by which a refusal is known on the wire and in logs."""
+        return type(self).__name__
+
+
+class RateScaleError(LatentwireError, ValueError):
+    """The rate scale is not a number inside the bundle's range."""
+
+
+class BundleError(LatentwireError):
+    """The folder on disk is not a bundle that can be used."""
+
+
+class BundleNotFoundError(BundleError):
+    """There is no bundle at the path."""
+
+
+class BundleCorruptError(BundleError):
+    """A file of the bundle is missing, altered, foreign or malformed."""
+
+
+class BundleVersionError(BundleError):
+    """The bundle's format version is not supported."""
+
+
+class UnknownVariantError(BundleError):
+    """The bundle holds no variant, or no entropy model, of that name."""
+
+
+class CodecError(LatentwireError):
+    """Coding or decoding failed."""
+
+
+class NonFiniteLatentError(CodecError):
+    """A latent holds NaN or infinity and cannot be quantized."""
+
+
+class CorruptPayloadError(CodecError):
+    """The bytes are no message of these tables."""
+
+
+class ChecksumError(CorruptPayloadError):
+    """The bytes decode, but not to the symbols that were coded."""
+
+
+class ProtocolError(LatentwireError):
+    """The peer broke the protocol."""
+
+
+class MalformedMessageError(ProtocolError):
+    """A field is missing, out of range or over a limit."""
+
+
+class ProtocolVersionError(ProtocolError):
+    """The peer speaks a protocol version that is not supported."""
+
+
+class BundleMismatchError(ProtocolError):
+    """The peer runs another bundle."""
+
+
+class TableDigestError(ProtocolError):
+    """Both sides have the bundle, yet derive different tables."""
+
+
+class UnknownOperatingPointError(ProtocolError):
+    """A batch names an operating point that was never announced."""
+
+
+class SequenceError(ProtocolError):
+    """A batch leaves a hole in the sequence."""
+
+
+class ControlError(LatentwireError):
+    """A control call cannot be done."""
+
+
+class UnknownSensorError(ControlError):
+    """No sensor of that name is known."""
+
+
+class CommandRefusedError(ControlError):
+    """The sensor refused the command or did not answer in time."""
+
+
+class SourceError(LatentwireError):
+    """The image source cannot be opened, or ended badly."""
+
+
+class ImageError(SourceError):
+    """One image cannot be read; the rest of the source is fine."""
+
+
+class ServerUnavailableError(LatentwireError):
+    """Nobody answers at the server's address."""
+
+
+class ListenError(LatentwireError):
+    """The address cannot be listened on."""
+
+
+class InferenceError(LatentwireError):
+    """An ONNX graph cannot be loaded or run."""
+
+
+class DataError(LatentwireError):
+    """A data set is missing or unusable."""
+
+
+class CheckpointError(LatentwireError):
+    """A checkpoint is of another run, damaged, or cannot be saved."""
+
+
+class TrainingError(LatentwireError):
+    """Training cannot go on."""

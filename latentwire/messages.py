@@ -1,0 +1,149 @@
+"""What crosses the wire between a sensor and a server, as plain data; ``wire.py`` turns it into protobuf and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPointName:
+    """What a sensor announces before its first batch at an operating point.
+
+    ``id`` is the sensor's own number for it within the session (1 and up); ``digest`` (8 bytes) is that of the
+    integer tables; ``command_id`` names the command that is carried out, 0 when the sensor chose by itself.
+    """
+
+    id: int
+    variant: str
+    model: str
+    rate_scale: float
+    digest: bytes
+    command_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A sensor's first message. ``next_sequence`` is the first image it has no answer for."""
+
+    sensor: str
+    session: str
+    model_id: str
+    bundle_digest: str
+    operating_points: tuple[OperatingPointName, ...]
+    next_sequence: int = 0
+    protocol_version: int = PROTOCOL_VERSION
+    software: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentBatch:
+    """Images ``first_sequence`` to ``first_sequence + images - 1``, coded at one operating point."""
+
+    first_sequence: int
+    images: int
+    operating_point: int
+    payload: bytes
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """The sensor will not carry a command out; ``error`` is a name from ``errors.py``."""
+
+    command_id: int
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropReport:
+    """Images captured but never to be sent: reason -> running total since the session began."""
+
+    dropped: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server accepts from one stream; it says so in its welcome, and the sensor keeps to it."""
+
+    max_images_per_message: int = 1024
+    max_payload_bytes: int = 1 << 20
+    max_unanswered_images: int = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The server's answer to Hello: every image before ``next_sequence`` is answered."""
+
+    next_sequence: int
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One label (index into the bundle's classes) and its probability (0..1) an image, in sequence order."""
+
+    first_sequence: int
+    labels: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRefused:
+    """A batch that will not be answered; its images count as dropped for the reason ``error``."""
+
+    first_sequence: int
+    images: int
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetOperatingPoint:
+    """A command to a sensor. None keeps what is."""
+
+    command_id: int
+    variant: str | None = None
+    model: str | None = None
+    rate_scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The server is going away: finish what is in flight, then reconnect."""
+
+    reason: str
+
+
+FromSensor = Hello | OperatingPointName | LatentBatch | CommandRefused | DropReport
+FromServer = Welcome | Results | BatchRefused | SetOperatingPoint | Drain
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A sensor's operating point and what it costs, measured on the ``images`` answered at it."""
+
+    variant: str
+    model: str
+    rate_scale: float
+    min_rate_scale: float
+    max_rate_scale: float
+    images: int = 0
+    payload_bits_per_image: float = 0.0
+    share_refined: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SensorInfo:
+    """What a server knows of a sensor; ``dropped`` is the sensor's own report, reason -> images."""
+
+    name: str
+    session: str
+    connected: bool
+    peer: str
+    rate: Rate
+    images_answered: int
+    images_refused: int
+    images_per_s: float
+    dropped: Mapping[str, int] = field(default_factory=dict)

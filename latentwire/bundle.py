@@ -1,0 +1,308 @@
+"""The model bundle on disk: a folder with ``manifest.json`` and the files it names (docs/bundle-format.md).
+
+Every file is checked against the manifest's sha256 before it is used, and nothing in a bundle is ever unpickled.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from latentwire.codec.entropy_model import CodecParameters, Frontier
+from latentwire.errors import (
+    BundleCorruptError,
+    BundleError,
+    BundleNotFoundError,
+    BundleVersionError,
+    UnknownVariantError,
+)
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_MODEL_BYTES = 1 << 28
+_FRONTIER_FIELDS = tuple(Frontier.__dataclass_fields__)
+_ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", "ratios_per_octave"))
+_DTYPES = {"anchors": "<f4", "anchor_counts": "<i8", "shapes": "<i8", "shape_of": "<i8"}
+
+Part = Literal["all", "sensor", "server"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the bundle: its name in the folder, its sha256 in hex and its size."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What the encoder takes: uint8 images (N, height, width, channels), channels in the order "L" or "RGB"."""
+
+    height: int
+    width: int
+    channels: int
+    channel_order: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One measured operating point: bits are means per image over ``images`` test images, in messages of
+    ``images_per_message``; ``accuracy`` and ``share_refined`` are 0..1."""
+
+    model: str
+    rate_scale: float
+    images: int
+    images_per_message: int
+    accuracy: float
+    share_refined: float
+    total_entropy_bits: float
+    ideal_bits: float
+    payload_bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """An entropy model of a variant and the range of its rate scale."""
+
+    file: FileEntry
+    rate_min: float
+    rate_max: float
+    rate_default: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One encoder/decoder pair; ``d`` is the latent's width, ``head`` says that the encoder names the anchor."""
+
+    d: int
+    head: bool
+    encoder: FileEntry
+    decoder: FileEntry
+    models: dict[str, ModelEntry]
+    default_model: str
+    table: tuple[TableRow, ...] = ()
+
+    def model(self, name: str | None = None) -> ModelEntry:
+        """The entropy model of that name, or the default; UnknownVariantError if there is none."""
+        try:
+            return self.models[name or self.default_model]
+        except KeyError:
+            raise UnknownVariantError(f"no entropy model {name!r}; there are {', '.join(self.models)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """manifest.json. ``training`` says how and on what the pair was trained."""
+
+    format_version: int
+    model_id: str
+    classes: tuple[str, ...]
+    input: InputSpec
+    default_variant: str
+    variants: dict[str, Variant]
+    training: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+
+    def variant(self, name: str | None = None) -> Variant:
+        """The variant of that name, or the default; UnknownVariantError if there is none."""
+        try:
+            return self.variants[name or self.default_variant]
+        except KeyError:
+            raise UnknownVariantError(f"no variant {name!r}; there are {', '.join(self.variants)}") from None
+
+    def files(self, part: Part = "all") -> list[FileEntry]:
+        """The files that a part of the bundle consists of, each once."""
+        found: dict[str, FileEntry] = {}
+        for variant in self.variants.values():
+            halves = {"all": (variant.encoder, variant.decoder), "sensor": (variant.encoder,)}
+            for entry in halves.get(part, (variant.decoder,)):
+                found[entry.path] = entry
+            for model in variant.models.values():
+                found[model.file.path] = model.file
+        return list(found.values())
+
+
+class Bundle:
+    """A verified bundle. ``digest`` is the sha256 of manifest.json in hex; it names the bundle on the wire."""
+
+    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+        self._parameters = lru_cache(maxsize=16)(self._read_parameters)
+
+    def encoder_path(self, variant: str | None = None) -> Path:
+        """The encoder's ONNX file."""
+        return self.path / self.manifest.variant(variant).encoder.path
+
+    def decoder_path(self, variant: str | None = None) -> Path:
+        """The decoder's ONNX file."""
+        return self.path / self.manifest.variant(variant).decoder.path
+
+    def codec_parameters(self, variant: str, model: str) -> CodecParameters:
+        """An entropy model's parameters, checked; UnknownVariantError if the bundle has none of that name."""
+        return self._parameters(variant, model)
+
+    def _read_parameters(self, variant: str, model: str) -> CodecParameters:
+        spec = self.manifest.variant(variant)
+        entry = spec.model(model).file
+        parameters = parameters_from_bytes((self.path / entry.path).read_bytes(), entry.path)
+        if parameters.anchors.shape[1] != spec.d:
+            raise BundleCorruptError(f"{entry.path}: its anchors have {parameters.anchors.shape[1]} entries, not {spec.d}")
+        return parameters
+
+
+def load_bundle(path: str | Path, part: Part = "all") -> Bundle:
+    """Load and verify a bundle's part; ``path`` is a folder, or the name of a bundle that ships with Latentwire.
+
+    Raises BundleNotFoundError, BundleCorruptError or BundleVersionError, each saying which file and what to do.
+    """
+    folder = _find(path)
+    manifest, digest = _read_manifest(folder / MANIFEST)
+    for entry in manifest.files(part):
+        _verify(folder, entry)
+    return Bundle(folder, manifest, digest)
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that ship with Latentwire."""
+    root = resources.files("latentwire") / "data" / "bundles"
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle whole or not at all: into a folder beside ``path``, then renamed over it.
+
+    ``files`` maps file names to contents and must hold all that the manifest names.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, content in files.items():
+            (staging / name).write_bytes(content)
+        text = json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False)
+        (staging / MANIFEST).write_text(text + "\n")
+        staging.chmod(0o755)
+        load_bundle(staging)
+        if path.exists():
+            if not (path / MANIFEST).exists() and any(path.iterdir()):
+                raise BundleError(f"{path} is a folder of something else; give another path")
+            shutil.rmtree(path)
+        staging.rename(path)
+    except OSError as error:
+        raise BundleError(f"the bundle {path} cannot be written: {error}; what was there is untouched") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return load_bundle(path)
+
+
+def file_entry(name: str, content: bytes) -> FileEntry:
+    """The manifest's entry for a file."""
+    return FileEntry(name, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def parameters_to_bytes(parameters: CodecParameters) -> bytes:
+    """An entropy model's parameters as an npz without pickles; the same bytes for the same parameters."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        name: getattr(parameters, name).astype(_DTYPES.get(name, "<f8")) for name in _ARRAY_FIELDS
+    }
+    arrays |= {f"frontier_{name}": getattr(parameters.frontier, name).astype("<f8") for name in _FRONTIER_FIELDS}
+    arrays["ratios_per_octave"] = np.array(parameters.ratios_per_octave, "<i8")
+    # rises are small and many alike, so the deflated file is a tenth of the cumulative one
+    arrays["shapes"] = np.diff(parameters.shapes, axis=1).astype("<i8")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecParameters:
+    """Read what ``parameters_to_bytes`` wrote; BundleCorruptError for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_MODEL_BYTES:
+                raise BundleCorruptError(f"{name}: unpacks to more than {MAX_MODEL_BYTES} bytes")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            values = {f: arrays[f].astype(_DTYPES.get(f, "<f8")) for f in _ARRAY_FIELDS}
+            path = {f: arrays[f"frontier_{f}"].astype("<f8") for f in _FRONTIER_FIELDS}
+            ratios_per_octave = int(arrays["ratios_per_octave"])
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleCorruptError(f"{name} is no entropy model: {error}; fetch or export the bundle again") from None
+    rises = values.pop("shapes")
+    if rises.ndim != 2 or not 0 <= ratios_per_octave <= 64:
+        raise BundleCorruptError(f"{name} is no entropy model: wrong shapes or ratios_per_octave")
+    shapes = np.concatenate([np.zeros((len(rises), 1), np.int64), np.cumsum(rises, axis=1)], axis=1)
+    parameters = CodecParameters(
+        **values, shapes=shapes, ratios_per_octave=ratios_per_octave, frontier=Frontier(**path)
+    )
+    parameters.check()
+    return parameters
+
+
+def _find(path: str | Path) -> Path:
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if str(path) in shipped_bundles():
+        return Path(str(resources.files("latentwire") / "data" / "bundles" / str(path)))
+    shipped = ", ".join(shipped_bundles()) or "none"
+    raise BundleNotFoundError(f"no bundle at {str(path)!r}: give a bundle folder or a shipped one ({shipped})")
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, str]:
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleCorruptError(f"{path} is too large for a manifest")
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleNotFoundError(f"{path.parent} is no bundle: {MANIFEST} cannot be read ({error.strerror})") from None
+    try:
+        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("format_version", msgspec.Raw(b"null"))
+        number = msgspec.json.decode(version)
+        if number != FORMAT_VERSION:
+            raise BundleVersionError(
+                f"{path}: bundle format version {number!r}; this program reads {FORMAT_VERSION}: export it again"
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleCorruptError(f"{path}: {error}") from None
+    _check_manifest(path, manifest)
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def _check_manifest(path: Path, manifest: Manifest) -> None:
+    spec = manifest.input
+    if min(spec.height, spec.width) < 1 or {"L": 1, "RGB": 3}.get(spec.channel_order) != spec.channels:
+        raise BundleCorruptError(f"{path}: the input must be an L or RGB image of at least one pixel")
+    if len(manifest.classes) < 2 or manifest.default_variant not in manifest.variants:
+        raise BundleCorruptError(f"{path}: it needs two classes or more and the default variant among its variants")
+    for name, variant in manifest.variants.items():
+        if variant.d < 1 or variant.default_model not in variant.models:
+            raise BundleCorruptError(f"{path}: variant {name!r} needs d of at least 1 and its default model")
+    for entry in manifest.files():
+        if Path(entry.path).name != entry.path or entry.path in ("", ".", "..", MANIFEST) or "\\" in entry.path:
+            raise BundleCorruptError(f"{path}: {entry.path!r} is not a plain file name")
+
+
+def _verify(folder: Path, entry: FileEntry) -> None:
+    path = folder / entry.path
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleCorruptError(f"{path} cannot be read ({error.strerror}); fetch the bundle again") from None
+    if digest != entry.sha256:
+        raise BundleCorruptError(f"{path} is not the file its manifest names (sha256 differs); fetch the bundle again")

@@ -1,0 +1,195 @@
+"""A batch of latents <-> one payload, at one operating point.
+
+A coded image is (anchor, level, indices). The payload codes the anchors of all images, then their levels anchor by
+anchor, then the indices of the refined images table by table, then what was escaped: docs/wire-format.md.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentwire.codec.choice import Choice, choose, log_posterior
+from latentwire.codec.coder import TOTAL, Decoder, Encoder, Table
+from latentwire.codec.entropy_model import CodecParameters, Point, Tables, derive_tables
+from latentwire.codec.quantizer import dequantize, quantize
+from latentwire.errors import ChecksumError, CorruptPayloadError, NonFiniteLatentError
+
+MAX_LEVEL = 1
+ESCAPE_BITS = 32
+_HALF = 16
+_HALF_TABLE = Table(np.full(1 << _HALF, TOTAL >> _HALF, np.int64))
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """One message's worth of images.
+
+    ``image_bits`` (N,) float64 holds each image's ideal bits; ``indices`` (R, d) int32 those of the R refined
+    images; ``saturated`` counts entries too far out for an int32 index.
+    """
+
+    payload: bytes
+    crc32: int
+    anchor: Ints
+    level: Ints
+    indices: Ints
+    image_bits: NDArray[np.float64]
+    saturated: int
+
+    @property
+    def images(self) -> int:
+        """Images in the message."""
+        return len(self.anchor)
+
+    @property
+    def ideal_bits(self) -> float:
+        """-log2 of the model's probability of all symbols."""
+        return float(self.image_bits.sum())
+
+    @property
+    def payload_bits(self) -> int:
+        """What the coder made, byte padding in."""
+        return 8 * len(self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedBatch:
+    """``anchor`` (N,), ``level`` (N,), ``indices`` (R, d) as coded; ``latent`` (N, d) float32 as reconstructed."""
+
+    anchor: Ints
+    level: Ints
+    indices: Ints
+    latent: NDArray[np.float32]
+
+
+class LatentCodec:
+    """Encodes and decodes batches at one operating point. Immutable, so threads may share it."""
+
+    def __init__(self, parameters: CodecParameters, point: Point) -> None:
+        self.parameters = parameters
+        self.point = point
+        self.tables: Tables = derive_tables(parameters, point)
+        self._seed = zlib.crc32(self.tables.digest)
+
+    @property
+    def anchors(self) -> NDArray[np.float32]:
+        """(A, d): what an image at level 0 is reconstructed as."""
+        return self.parameters.anchors
+
+    def choose(self, latent: NDArray[np.float32], head_logits: NDArray[np.float32] | None = None) -> Choice:
+        """Anchor and level of each image; ``latent`` (N, d), ``head_logits`` (N, A) if the encoder has a head."""
+        return choose(log_posterior(self.parameters, latent, head_logits), self.point.doubt_threshold)
+
+    def encode(self, latent: NDArray[np.float32], choice: Choice) -> EncodedBatch:
+        """Code ``latent`` (N, d); NonFiniteLatentError if a row holds NaN or infinity."""
+        if not np.isfinite(latent).all():
+            rows = np.flatnonzero(~np.isfinite(latent).all(axis=1))
+            raise NonFiniteLatentError(f"{len(rows)} latents hold NaN or infinity (first: row {rows[0]}); drop them")
+        refined = np.flatnonzero(choice.level)
+        anchor = choice.anchor[refined]
+        indices, saturated = quantize(latent[refined], self.anchors[anchor], self.tables.step_size)
+        bits = np.zeros(len(latent))
+        coder = Encoder()
+        self._push_anchors(coder, choice, bits)
+        self._push_indices(coder, anchor, indices, refined, bits)
+        crc32 = self._checksum(choice.anchor, choice.level, indices)
+        return EncodedBatch(coder.seal(), crc32, choice.anchor, choice.level, indices, bits, saturated)
+
+    def decode(self, payload: bytes, images: int, crc32: int) -> DecodedBatch:
+        """Decode a message of ``images`` images, exactly, or raise CorruptPayloadError or ChecksumError."""
+        coder = Decoder(payload)
+        anchor, level = self._pull_anchors(coder, images)
+        if level.max(initial=0) > MAX_LEVEL:
+            raise CorruptPayloadError(f"a level above {MAX_LEVEL} is not part of this format")
+        refined = np.flatnonzero(level)
+        indices, position = self._pull_indices(coder, anchor[refined])
+        if self._checksum(anchor, level, indices) != crc32:
+            raise ChecksumError("the payload decodes to other symbols than were coded; it was damaged on its way")
+        latent = self.anchors[anchor]
+        latent[refined] = dequantize(position, latent[refined], self.tables.step_size)
+        return DecodedBatch(anchor, level, indices, latent)
+
+    def _checksum(self, anchor: Ints, level: Ints, indices: Ints) -> int:
+        """CRC-32 over the tables' digest, then all symbols as little-endian int32."""
+        crc = self._seed
+        for part in (anchor, level, indices):
+            crc = zlib.crc32(part.astype("<i4", copy=False).tobytes(), crc)
+        return crc
+
+    def _push_anchors(self, coder: Encoder, choice: Choice, bits: NDArray[np.float64]) -> None:
+        if self.tables.anchor is not None:
+            coder.push(choice.anchor, self.tables.anchor)
+            bits += self.tables.anchor.ideal_bits[choice.anchor]
+        for a, images in _groups(choice.anchor):
+            table = self.tables.level[a]
+            coder.push(choice.level[images], table)
+            bits[images] += table.ideal_bits[choice.level[images]]
+
+    def _pull_anchors(self, coder: Decoder, images: int) -> tuple[Ints, Ints]:
+        anchor = np.zeros(images, np.int32)
+        if self.tables.anchor is not None:
+            anchor = coder.pull(images, self.tables.anchor)
+        level = np.zeros(images, np.int32)
+        for a, rows in _groups(anchor):
+            level[rows] = coder.pull(len(rows), self.tables.level[a])
+        return anchor, level
+
+    def _push_indices(
+        self, coder: Encoder, anchor: Ints, indices: Ints, refined: NDArray[np.intp], bits: NDArray[np.float64]
+    ) -> None:
+        d = indices.shape[1]
+        # int64: an index at the far end of int32, less its shift, must not wrap
+        flat = indices.ravel().astype(np.int64) - self.tables.shift[anchor].ravel()
+        flat_bits = np.zeros(flat.shape)
+        escaped = np.zeros(flat.shape, bool)
+        for t, places in _groups(self.tables.table_of[anchor].ravel()):
+            table = self.tables.index[t]
+            symbol = flat[places] - table.first
+            escape = len(table.means)
+            outside = (symbol < 0) | (symbol >= escape)
+            symbol[outside] = escape
+            coder.push(symbol.astype(np.int32), table)
+            escaped[places] = outside
+            flat_bits[places] = table.ideal_bits[symbol]
+        if escaped.any():
+            halves = indices.ravel()[escaped].view(np.uint32)
+            halves = np.stack([halves >> _HALF, halves & 0xFFFF], axis=1).ravel()
+            coder.push(halves.astype(np.int32), _HALF_TABLE)
+            flat_bits[escaped] += ESCAPE_BITS
+        bits[refined] += flat_bits.reshape(-1, d).sum(axis=1)
+
+    def _pull_indices(self, coder: Decoder, anchor: Ints) -> tuple[Ints, NDArray[np.float64]]:
+        """Indices (R, d), and where in its bin each is reconstructed, in steps."""
+        shift = self.tables.shift[anchor]
+        flat = shift.ravel().astype(np.int64)
+        position = flat.astype(np.float64)
+        escaped = np.zeros(flat.shape, bool)
+        for t, places in _groups(self.tables.table_of[anchor].ravel()):
+            table = self.tables.index[t]
+            symbol = coder.pull(len(places), table)
+            escape = len(table.means)
+            escaped[places] = symbol == escape
+            flat[places] += symbol + table.first
+            position[places] += table.means[np.minimum(symbol, escape - 1)]
+        indices = flat.astype(np.int32)
+        if escaped.any():
+            halves = coder.pull(2 * int(escaped.sum()), _HALF_TABLE).reshape(-1, 2).astype(np.uint32)
+            indices[escaped] = (halves[:, 0] << _HALF | halves[:, 1]).view(np.int32)
+            position[escaped] = indices[escaped]
+        return indices.reshape(shift.shape), position.reshape(shift.shape)
+
+
+def _groups(key: NDArray[np.int32] | NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Each value of ``key`` (n,), rising, with the places that hold it, rising."""
+    if not len(key):
+        return
+    order = np.argsort(key, kind="stable")
+    sorted_key = key[order]
+    starts = np.flatnonzero(sorted_key[1:] != sorted_key[:-1]) + 1
+    for places in np.split(order, starts):
+        yield int(key[places[0]]), places

@@ -31,7 +31,12 @@ class Table:
     __slots__ = ("frequencies", "ideal_bits", "model")
 
     def __init__(self, frequencies: NDArray[np.int64]) -> None:
-        if frequencies.ndim != 1 or len(frequencies) < 2 or frequencies.min() < 1 or frequencies.sum() != TOTAL:
+        if (
+            frequencies.ndim != 1
+            or len(frequencies) < 2
+            or frequencies.min() < 1
+            or frequencies.sum() != TOTAL
+        ):
             raise ValueError(f"a table needs two or more frequencies of at least 1 that sum to {TOTAL}")
         self.frequencies = frequencies
         # constriction gives every symbol 1 and shares out the rest in proportion to the floats; these sum to just

@@ -136,7 +136,9 @@ def locate(frontier: Frontier, rate_scale: float) -> Point:
     """The frontier's point at a rate scale; RateScaleError outside its range."""
     low, high = float(frontier.rate_scale[0]), float(frontier.rate_scale[-1])
     if not low <= rate_scale <= high:  # NaN fails this too
-        raise RateScaleError(f"rate scale {rate_scale:g} is outside this bundle's range: give {low:g} to {high:g}")
+        raise RateScaleError(
+            f"rate scale {rate_scale:g} is outside this bundle's range: give {low:g} to {high:g}"
+        )
     knots = frontier.rate_scale
     j = min(int(np.searchsorted(knots, rate_scale, side="right")) - 1, len(knots) - 2)
     part = (rate_scale - float(knots[j])) / (float(knots[j + 1]) - float(knots[j]))
@@ -235,7 +237,9 @@ def _snap(ratio: NDArray[np.float64], per_octave: int) -> NDArray[np.float64]:
     return snapped
 
 
-def _cumulative(shape: NDArray[np.int64], t: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _cumulative(
+    shape: NDArray[np.int64], t: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The shape's cumulative count at normalised residuals ``t``, and the cell each lies in."""
     cells = len(shape) - 1
     position = np.minimum(np.maximum((t + SHAPE_LIMIT) * (cells / (2 * SHAPE_LIMIT)), 0.0), float(cells))

@@ -34,9 +34,7 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MODEL_BYTES = 1 << 28
 _FRONTIER_FIELDS = tuple(Frontier.__dataclass_fields__)
-_ARRAY_FIELDS = tuple(
-    f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", "ratios_per_octave")
-)
+_ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", "ratios_per_octave"))
 _DTYPES = {"anchors": "<f4", "anchor_counts": "<i8", "shapes": "<i8", "shape_of": "<i8"}
 
 Part = Literal["all", "sensor", "server"]
@@ -104,9 +102,7 @@ class Variant:
         try:
             return self.models[name or self.default_model]
         except KeyError:
-            raise UnknownVariantError(
-                f"no entropy model {name!r}; there are {', '.join(self.models)}"
-            ) from None
+            raise UnknownVariantError(f"no entropy model {name!r}; there are {', '.join(self.models)}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +206,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             shutil.rmtree(path)
         staging.rename(path)
     except OSError as error:
-        raise BundleError(
-            f"the bundle {path} cannot be written: {error}; what was there is untouched"
-        ) from error
+        raise BundleError(f"the bundle {path} cannot be written: {error}; what was there is untouched") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return load_bundle(path)
@@ -228,14 +222,12 @@ def parameters_to_bytes(parameters: CodecParameters) -> bytes:
     arrays: dict[str, NDArray[np.generic]] = {
         name: getattr(parameters, name).astype(_DTYPES.get(name, "<f8")) for name in _ARRAY_FIELDS
     }
-    arrays |= {
-        f"frontier_{name}": getattr(parameters.frontier, name).astype("<f8") for name in _FRONTIER_FIELDS
-    }
+    arrays |= {f"frontier_{name}": getattr(parameters.frontier, name).astype("<f8") for name in _FRONTIER_FIELDS}
     arrays["ratios_per_octave"] = np.array(parameters.ratios_per_octave, "<i8")
     # rises are small and many alike, so the deflated file is a tenth of the cumulative one
     arrays["shapes"] = np.diff(parameters.shapes, axis=1).astype("<i8")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
@@ -250,9 +242,7 @@ def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecP
             path = {f: arrays[f"frontier_{f}"].astype("<f8") for f in _FRONTIER_FIELDS}
             ratios_per_octave = int(arrays["ratios_per_octave"])
     except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleCorruptError(
-            f"{name} is no entropy model: {error}; fetch or export the bundle again"
-        ) from None
+        raise BundleCorruptError(f"{name} is no entropy model: {error}; fetch or export the bundle again") from None
     rises = values.pop("shapes")
     if rises.ndim != 2 or not 0 <= ratios_per_octave <= 64:
         raise BundleCorruptError(f"{name} is no entropy model: wrong shapes or ratios_per_octave")
@@ -271,9 +261,7 @@ def _find(path: str | Path) -> Path:
     if str(path) in shipped_bundles():
         return Path(str(resources.files("latentwire") / "data" / "bundles" / str(path)))
     shipped = ", ".join(shipped_bundles()) or "none"
-    raise BundleNotFoundError(
-        f"no bundle at {str(path)!r}: give a bundle folder or a shipped one ({shipped})"
-    )
+    raise BundleNotFoundError(f"no bundle at {str(path)!r}: give a bundle folder or a shipped one ({shipped})")
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, str]:
@@ -282,13 +270,9 @@ def _read_manifest(path: Path) -> tuple[Manifest, str]:
             raise BundleCorruptError(f"{path} is too large for a manifest")
         content = path.read_bytes()
     except OSError as error:
-        raise BundleNotFoundError(
-            f"{path.parent} is no bundle: {MANIFEST} cannot be read ({error.strerror})"
-        ) from None
+        raise BundleNotFoundError(f"{path.parent} is no bundle: {MANIFEST} cannot be read ({error.strerror})") from None
     try:
-        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get(
-            "format_version", msgspec.Raw(b"null")
-        )
+        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("format_version", msgspec.Raw(b"null"))
         number = msgspec.json.decode(version)
         if number != FORMAT_VERSION:
             raise BundleVersionError(
@@ -306,18 +290,12 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
     if min(spec.height, spec.width) < 1 or {"L": 1, "RGB": 3}.get(spec.channel_order) != spec.channels:
         raise BundleCorruptError(f"{path}: the input must be an L or RGB image of at least one pixel")
     if len(manifest.classes) < 2 or manifest.default_variant not in manifest.variants:
-        raise BundleCorruptError(
-            f"{path}: it needs two classes or more and the default variant among its variants"
-        )
+        raise BundleCorruptError(f"{path}: it needs two classes or more and the default variant among its variants")
     for name, variant in manifest.variants.items():
         if variant.d < 1 or variant.default_model not in variant.models:
             raise BundleCorruptError(f"{path}: variant {name!r} needs d of at least 1 and its default model")
     for entry in manifest.files():
-        if (
-            Path(entry.path).name != entry.path
-            or entry.path in ("", ".", "..", MANIFEST)
-            or "\\" in entry.path
-        ):
+        if Path(entry.path).name != entry.path or entry.path in ("", ".", "..", MANIFEST) or "\\" in entry.path:
             raise BundleCorruptError(f"{path}: {entry.path!r} is not a plain file name")
 
 
@@ -327,10 +305,6 @@ def _verify(folder: Path, entry: FileEntry) -> None:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleCorruptError(
-            f"{path} cannot be read ({error.strerror}); fetch the bundle again"
-        ) from None
+        raise BundleCorruptError(f"{path} cannot be read ({error.strerror}); fetch the bundle again") from None
     if digest != entry.sha256:
-        raise BundleCorruptError(
-            f"{path} is not the file its manifest names (sha256 differs); fetch the bundle again"
-        )
+        raise BundleCorruptError(f"{path} is not the file its manifest names (sha256 differs); fetch the bundle again")

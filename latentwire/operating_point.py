@@ -24,9 +24,7 @@ class OperatingPoint:
     share_refined: float
 
     @classmethod
-    def derive(
-        cls, parameters: CodecParameters, variant: str, model: str, rate_scale: float
-    ) -> "OperatingPoint":
+    def derive(cls, parameters: CodecParameters, variant: str, model: str, rate_scale: float) -> "OperatingPoint":
         """Derive the tables (milliseconds); RateScaleError outside the bundle's range."""
         point = locate(parameters.frontier, rate_scale)
         codec = LatentCodec(parameters, point)

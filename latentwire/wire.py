@@ -75,9 +75,7 @@ def from_sensor_from_proto(proto: stream_pb2.SensorMessage, limits: m.Limits) ->
             return _operating_point_from_proto(proto.operating_point)
         case "command_refused":
             refused = proto.command_refused
-            return m.CommandRefused(
-                refused.command_id, refused.error[:MAX_NAME_CHARACTERS], refused.message[:1024]
-            )
+            return m.CommandRefused(refused.command_id, refused.error[:MAX_NAME_CHARACTERS], refused.message[:1024])
         case "drop_report":
             return m.DropReport(_dropped_from_proto(proto.drop_report.dropped))
         case _:
@@ -260,12 +258,8 @@ def _batch_from_proto(proto: stream_pb2.LatentBatch, limits: m.Limits) -> m.Late
             f"a message carries 1 to {limits.max_images_per_message} images, not {proto.images}"
         )
     if len(proto.payload) > limits.max_payload_bytes:
-        raise MalformedMessageError(
-            f"a payload has at most {limits.max_payload_bytes} bytes, not {len(proto.payload)}"
-        )
-    return m.LatentBatch(
-        proto.first_sequence, proto.images, proto.operating_point, proto.payload, proto.crc32
-    )
+        raise MalformedMessageError(f"a payload has at most {limits.max_payload_bytes} bytes, not {len(proto.payload)}")
+    return m.LatentBatch(proto.first_sequence, proto.images, proto.operating_point, proto.payload, proto.crc32)
 
 
 def _welcome_from_proto(proto: stream_pb2.Welcome) -> m.Welcome:

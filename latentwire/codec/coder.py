@@ -5,7 +5,6 @@ where fewer would do, so ``Encoder.seal`` picks, among all numbers in the coder'
 fewest bytes; a decoder reads zeros after the last byte.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import constriction
@@ -31,19 +30,12 @@ class Table:
     __slots__ = ("frequencies", "ideal_bits", "model")
 
     def __init__(self, frequencies: NDArray[np.int64]) -> None:
-        if (
-            frequencies.ndim != 1
-            or len(frequencies) < 2
-            or frequencies.min() < 1
-            or frequencies.sum() != TOTAL
-        ):
+        if frequencies.ndim != 1 or len(frequencies) < 2 or frequencies.min() < 1 or frequencies.sum() != TOTAL:
             raise ValueError(f"a table needs two or more frequencies of at least 1 that sum to {TOTAL}")
         self.frequencies = frequencies
         # constriction gives every symbol 1 and shares out the rest in proportion to the floats; these sum to just
         # that rest, so its scale is exactly 1 and its integers are ours. One dtype, float64, and perfect=False, always.
-        self.model: Any = constriction.stream.model.Categorical(
-            (frequencies - 1).astype(np.float64), perfect=False
-        )
+        self.model: Any = constriction.stream.model.Categorical((frequencies - 1).astype(np.float64), perfect=False)
         self.ideal_bits: NDArray[np.float64] = PRECISION_BITS - np.log2(frequencies)
 
 
@@ -63,18 +55,18 @@ class Encoder:
         """The fewest bytes that decode to all symbols pushed so far."""
         if self._queue.is_empty():
             return b""
-        words: Sequence[int] = self._queue.get_compressed().tolist()
+        words: list[int] = self._queue.get_compressed().tolist()
         count, (lower, width) = self._queue.pos()
         # constriction sealed with lower + 2**32 - 1; if that overflowed 64 bits, its words hold the carry already
-        prefix = 0
+        prefix: int = 0
         for word in words[:count]:
             prefix = prefix << _WORD_BITS | word
         prefix -= (lower + (1 << _WORD_BITS) - 1) >> _STATE_BITS
-        lowest = (prefix << _STATE_BITS) + lower
+        lowest: int = (prefix << _STATE_BITS) + lower
         total_bits = count * _WORD_BITS + _STATE_BITS
         for byte_count in range(max(0, total_bits - _STATE_BITS) // 8, total_bits // 8 + 1):
             shift = total_bits - 8 * byte_count
-            head = -(-lowest >> shift)
+            head: int = -(-lowest >> shift)
             if head << shift < lowest + width:
                 return head.to_bytes(byte_count, "big").rstrip(b"\0")
         raise AssertionError("a range of the coder always holds its own lower end")

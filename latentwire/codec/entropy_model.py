@@ -13,6 +13,7 @@ snapped to a grid, as hyperprior codecs do, so that a hundred anchors need a han
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,7 @@ class CodecParameters:
         """Raise BundleCorruptError for parameters from which no tables can be made."""
         anchors, d = self.anchors.shape if self.anchors.ndim == 2 else (0, 0)
         knots = len(self.frontier.rate_scale)
-        shapes = {
+        shapes: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
             "anchors": (self.anchors, (anchors, d)),
             "anchor_counts": (self.anchor_counts, (anchors,)),
             "weights": (self.weights, (d,)),
@@ -136,9 +137,7 @@ def locate(frontier: Frontier, rate_scale: float) -> Point:
     """The frontier's point at a rate scale; RateScaleError outside its range."""
     low, high = float(frontier.rate_scale[0]), float(frontier.rate_scale[-1])
     if not low <= rate_scale <= high:  # NaN fails this too
-        raise RateScaleError(
-            f"rate scale {rate_scale:g} is outside this bundle's range: give {low:g} to {high:g}"
-        )
+        raise RateScaleError(f"rate scale {rate_scale:g} is outside this bundle's range: give {low:g} to {high:g}")
     knots = frontier.rate_scale
     j = min(int(np.searchsorted(knots, rate_scale, side="right")) - 1, len(knots) - 2)
     part = (rate_scale - float(knots[j])) / (float(knots[j + 1]) - float(knots[j]))
@@ -237,9 +236,7 @@ def _snap(ratio: NDArray[np.float64], per_octave: int) -> NDArray[np.float64]:
     return snapped
 
 
-def _cumulative(
-    shape: NDArray[np.int64], t: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _cumulative(shape: NDArray[np.int64], t: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The shape's cumulative count at normalised residuals ``t``, and the cell each lies in."""
     cells = len(shape) - 1
     position = np.minimum(np.maximum((t + SHAPE_LIMIT) * (cells / (2 * SHAPE_LIMIT)), 0.0), float(cells))
@@ -293,7 +290,8 @@ def _share_out(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     cumulative = np.concatenate([[0], np.cumsum(counts)])
     free = TOTAL - len(counts)
     starts = cumulative * free // cumulative[-1] + np.arange(len(counts) + 1)
-    return np.diff(starts)
+    frequencies: NDArray[np.int64] = np.diff(starts)
+    return frequencies
 
 
 def _level_frequencies(share: float) -> NDArray[np.int64]:

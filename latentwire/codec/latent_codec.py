@@ -89,9 +89,7 @@ class LatentCodec:
         """Code ``latent`` (N, d); NonFiniteLatentError if a row holds NaN or infinity."""
         if not np.isfinite(latent).all():
             rows = np.flatnonzero(~np.isfinite(latent).all(axis=1))
-            raise NonFiniteLatentError(
-                f"{len(rows)} latents hold NaN or infinity (first: row {rows[0]}); drop them"
-            )
+            raise NonFiniteLatentError(f"{len(rows)} latents hold NaN or infinity (first: row {rows[0]}); drop them")
         refined = np.flatnonzero(choice.level)
         anchor = choice.anchor[refined]
         indices, saturated = quantize(latent[refined], self.anchors[anchor], self.tables.step_size)
@@ -111,9 +109,7 @@ class LatentCodec:
         refined = np.flatnonzero(level)
         indices, position = self._pull_indices(coder, anchor[refined])
         if self._checksum(anchor, level, indices) != crc32:
-            raise ChecksumError(
-                "the payload decodes to other symbols than were coded; it was damaged on its way"
-            )
+            raise ChecksumError("the payload decodes to other symbols than were coded; it was damaged on its way")
         latent = self.anchors[anchor]
         latent[refined] = dequantize(position, latent[refined], self.tables.step_size)
         return DecodedBatch(anchor, level, indices, latent)

@@ -18,9 +18,7 @@ def make_parameters(anchors: int, d: int, seed: int = 0, ratios_per_octave: int 
     frontier = Frontier(
         rate_scale=knots,
         step_scale=np.array([0.5, 0.5, 2.0, 8.0]) if many else knots,
-        refine_share=np.repeat(np.array([[0.0], [0.2], [1.0], [1.0]]), anchors, 1)
-        if many
-        else np.ones((4, 1)),
+        refine_share=np.repeat(np.array([[0.0], [0.2], [1.0], [1.0]]), anchors, 1) if many else np.ones((4, 1)),
         doubt_threshold=np.array([2.0, 0.8, 0.0, 0.0]) if many else np.zeros(4),
         bits=np.array([1.0, 2.0, 3.0, 4.0]),
     )
@@ -43,6 +41,6 @@ def make_latents(parameters: CodecParameters, images: int, seed: int = 0) -> np.
     random = np.random.default_rng(seed)
     anchor = random.integers(0, len(parameters.anchors), images)
     noise = random.normal(size=(images, parameters.anchors.shape[1]))
-    return (
-        parameters.anchors[anchor] + parameters.location[anchor] + noise * parameters.spread[anchor]
-    ).astype(np.float32)
+    return (parameters.anchors[anchor] + parameters.location[anchor] + noise * parameters.spread[anchor]).astype(
+        np.float32
+    )

@@ -1,0 +1,91 @@
+"""Every setting of a server process, checked once."""
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from latentwire.messages import Limits
+
+MESSAGE_OVERHEAD_BYTES = 256 * 1024  # room for what is no payload: a hello that names many operating points
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Settings of ``latentwire server``; a bad one raises ``ValueError`` that says what to do.
+
+    Attributes:
+        bundle: folder of the bundle, or the name of a shipped one.
+        listen: ``HOST:PORT``; port 0 takes a free port.
+        decoder_threads: threads of ONNX Runtime inside one decoder run; 0 takes one a core.
+        workers: micro-batches in work at once, so that one is entropy-decoded while the decoder runs another.
+        max_batch_images: images of a micro-batch; a single message may hold more.
+        batch_delay_s: how long an image waits at most for others to share its micro-batch.
+        max_queued_images: images of all streams that wait for a worker; beyond, streams are not read.
+        limits: what one stream may send; told to the sensor in the welcome.
+        max_operating_points: operating points one stream may keep announced.
+        max_sessions: sessions remembered, connected or not; the longest unused are forgotten first.
+        hello_timeout_s: how long a new stream may take to say hello.
+        command_timeout_s: ceiling on the wait for a sensor to carry a command out.
+        grace_s: at the end, how long sensors have to finish and leave by themselves.
+    """
+
+    bundle: str | Path
+    listen: str = "127.0.0.1:50051"
+    decoder_threads: int = 0
+    workers: int = 2
+    max_batch_images: int = 256
+    batch_delay_s: float = 0.002
+    max_queued_images: int = 16384
+    limits: Limits = field(default_factory=Limits)
+    max_operating_points: int = 256
+    max_sessions: int = 1024
+    hello_timeout_s: float = 10.0
+    command_timeout_s: float = 60.0
+    grace_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        parse_address(self.listen)
+        for name in (
+            "workers",
+            "max_batch_images",
+            "max_queued_images",
+            "max_operating_points",
+            "max_sessions",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.decoder_threads < 0:
+            raise ValueError(f"decoder_threads must be 0 (one a core) or more, not {self.decoder_threads}")
+        for name in ("batch_delay_s", "grace_s"):
+            if not 0 <= getattr(self, name) <= 3600:
+                raise ValueError(f"{name} must be 0 to 3600 seconds, not {getattr(self, name)}")
+        for name in ("hello_timeout_s", "command_timeout_s"):
+            if not 0 < getattr(self, name) <= 3600:
+                raise ValueError(
+                    f"{name} must be above 0 and at most 3600 seconds, not {getattr(self, name)}"
+                )
+        limits = self.limits
+        if min(limits.max_images_per_message, limits.max_payload_bytes) < 1:
+            raise ValueError("limits must be at least 1: raise max_images_per_message and max_payload_bytes")
+        if limits.max_unanswered_images < limits.max_images_per_message:
+            raise ValueError(
+                "max_unanswered_images must be at least max_images_per_message, or no message fits"
+            )
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest gRPC message taken from a peer."""
+        return self.limits.max_payload_bytes + MESSAGE_OVERHEAD_BYTES
+
+    def described(self) -> str:
+        """All settings in one line, for the log."""
+        return " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT`` (``[::1]:50051`` for IPv6); raises ``ValueError``."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^:\[\]\s/]+):(\d{1,5})", address)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"listen must be HOST:PORT, for example 127.0.0.1:50051, not {address!r}")
+    return match[1], int(match[2])

@@ -1,0 +1,245 @@
+"""One live stream of a sensor after its hello: batches in, results in order out.
+
+Two tasks share a list of replies. The reader admits a batch, hands it to the batcher and appends the reply
+that will come; the writer takes replies from the front, waits for each, records it in the session and writes
+it. Whatever ends the stream, all that was admitted is answered into the session, where a sensor that comes
+back finds it.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from edge_server.batcher import Batcher
+from edge_server.commands import Measured
+from edge_server.pipeline import Answered, Job, Pipeline, ServedPoint
+from edge_server.registry import Link, Sensor
+from edge_server.sessions import Remembered
+from latentwire import messages as m
+from latentwire import wire
+from latentwire.errors import CodecError, LatentwireError, MalformedMessageError, UnknownOperatingPointError
+from latentwire.v1 import stream_pb2
+
+if TYPE_CHECKING:
+    StreamContext = grpc.aio.ServicerContext[stream_pb2.SensorMessage, stream_pb2.ServerMessage]
+
+FLUSH_TIMEOUT_S = 10.0  # for a sensor that does not read its last results
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What all streams share."""
+
+    pipeline: Pipeline
+    batcher: Batcher[Job, Answered]
+    tables: Executor  # derives operating points; no worker does, so that no sensor's hello delays batches
+    limits: m.Limits
+    max_operating_points: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A reply that is still in work."""
+
+    batch: m.LatentBatch
+    answer: asyncio.Future[Answered]
+
+
+_Reply = _Pending | stream_pb2.ServerMessage
+
+
+class Connection:
+    """A sensor's live stream."""
+
+    def __init__(
+        self, core: Core, sensor: Sensor, points: dict[int, ServedPoint], context: "StreamContext"
+    ) -> None:
+        """``points`` are those that the hello announced, by the sensor's ids."""
+        self.peer = context.peer()
+        self.finished = asyncio.Event()
+        self._core = core
+        self._sensor = sensor
+        self._points = points
+        self._context = context
+        self._replies: deque[tuple[_Reply, int]] = deque()
+        self._unanswered = 0  # images of the replies
+        self._closed = False  # no reply will be appended any more
+        self._changed = asyncio.Event()  # a reply was appended, or closed
+        self._room = asyncio.Event()
+        self._room.set()
+        self._end: asyncio.Future[LatentwireError] = asyncio.get_running_loop().create_future()
+        self._flush_at_end = True
+
+    def send(self, message: m.FromServer) -> None:
+        """Queue a command or notice to the sensor."""
+        self._append(wire.from_server_to_proto(message), 0)
+
+    def resend(self, remembered: Remembered) -> None:
+        """Queue an answer that was given before."""
+        self._append(stream_pb2.ServerMessage.FromString(remembered.wire), remembered.images)
+
+    def end(self, error: LatentwireError, *, flush: bool) -> None:
+        """End the stream with ``error``; ``flush`` writes what was accepted first."""
+        if not self._end.done():
+            self._flush_at_end = flush
+            self._end.set_result(error)
+
+    async def run(
+        self, incoming: AsyncIterator[stream_pb2.SensorMessage], hello: m.Hello, older: Link | None
+    ) -> None:
+        """Serve the stream until the sensor closes its side; raises the LatentwireError that ends it earlier.
+
+        ``older`` is the same session's former stream, if it has not yet finished.
+        """
+        reader = asyncio.create_task(self._read(incoming, hello, older))
+        writer = asyncio.create_task(self._write())
+        causes: set[asyncio.Future[None] | asyncio.Future[LatentwireError]] = {reader, writer, self._end}
+        try:
+            await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
+            reader.cancel()
+            self._close()
+            if not self._end.done() or self._flush_at_end:
+                await asyncio.wait({writer}, timeout=FLUSH_TIMEOUT_S)
+        finally:
+            errors = await self._settle(reader, writer, older)
+        if self._end.done():
+            errors.append(self._end.result())
+        if errors:
+            raise errors[0]
+
+    async def _settle(
+        self, reader: "asyncio.Task[None]", writer: "asyncio.Task[None]", older: Link | None
+    ) -> list[BaseException]:
+        """Answer what was admitted into the session, whether or not the sensor is there to read it.
+
+        Returns the errors that the two tasks ended with.
+        """
+        reader.cancel()
+        writer.cancel()
+        self._close()
+        try:
+            await asyncio.wait({reader, writer})
+            if older is not None:
+                await older.finished.wait()
+            with contextlib.suppress(LatentwireError):  # a decoder that failed: these images come again
+                while await self._next_reply() is not None:
+                    pass
+        finally:
+            self._replies.clear()
+            if self._sensor.link is self:
+                self._sensor.link = None
+                self._sensor.commands.stream_ended(self._sensor.name)
+            self.finished.set()
+        ended = [task.exception() for task in (writer, reader) if task.done() and not task.cancelled()]
+        return [error for error in ended if error is not None]
+
+    def _close(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+    def _append(self, reply: _Reply, images: int) -> None:
+        if self._closed:
+            return
+        self._replies.append((reply, images))
+        self._unanswered += images
+        if self._unanswered >= self._core.limits.max_unanswered_images:
+            self._room.clear()
+        self._changed.set()
+
+    async def _read(
+        self, incoming: AsyncIterator[stream_pb2.SensorMessage], hello: m.Hello, older: Link | None
+    ) -> None:
+        if older is not None:  # until it has answered what it admitted, nobody knows what comes next
+            await older.finished.wait()
+        lost = self._sensor.session.resume(hello.next_sequence)
+        self.send(m.Welcome(self._sensor.session.next_sequence, self._core.limits))
+        for remembered in lost:
+            self.resend(remembered)
+        async for proto in incoming:
+            match message := wire.from_sensor_from_proto(proto, self._core.limits):
+                case m.LatentBatch():
+                    await self._take(message)
+                case m.OperatingPointName():
+                    await self._announce(message)
+                case m.CommandRefused():
+                    self._sensor.commands.refused(message)
+                case m.DropReport():
+                    self._sensor.dropped = message.dropped
+                case m.Hello():
+                    raise MalformedMessageError("a stream has one hello: open another stream")
+
+    async def _take(self, batch: m.LatentBatch) -> None:
+        served = self._points.get(batch.operating_point)
+        if served is None:
+            raise UnknownOperatingPointError(
+                f"a batch names operating point {batch.operating_point}, not announced on this stream"
+            )
+        known = self._sensor.session.admit(batch.first_sequence, batch.images)
+        await self._room.wait()
+        if known is None:
+            answer = await self._core.batcher.submit(Job(served, batch), batch.images)
+            self._append(_Pending(batch, answer), batch.images)
+            return
+        for remembered in known:
+            self.resend(remembered)
+
+    async def _announce(self, name: m.OperatingPointName) -> None:
+        loop = asyncio.get_running_loop()
+        (served,) = await loop.run_in_executor(self._core.tables, self._core.pipeline.verify, [name])
+        self._points.pop(name.id, None)
+        self._points[name.id] = served
+        while len(self._points) > self._core.max_operating_points:
+            del self._points[next(iter(self._points))]
+        self._sensor.announced(name, served)
+        self._sensor.commands.announced(name, served)
+
+    async def _write(self) -> None:
+        while (reply := await self._next_reply()) is not None:
+            try:
+                await self._context.write(reply)
+            except grpc.aio.BaseError:  # the stream is cut; the reader ends too, and the rest is settled
+                return
+
+    async def _next_reply(self) -> stream_pb2.ServerMessage | None:
+        """The next reply in order, recorded in the session; None when there will be none.
+
+        A reply leaves the list only with its answer recorded, so this may be cancelled and called again.
+        """
+        while not self._replies:
+            if self._closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        reply, images = self._replies[0]
+        if isinstance(reply, _Pending):
+            if not reply.answer.done():
+                await asyncio.wait(
+                    {reply.answer}
+                )  # cancelled, this leaves the answer be; a bare await would not
+            reply = self._record(reply)
+        self._replies.popleft()
+        self._unanswered -= images
+        if self._unanswered < self._core.limits.max_unanswered_images:
+            self._room.set()
+        return reply
+
+    def _record(self, pending: _Pending) -> stream_pb2.ServerMessage:
+        """Put an answer into the session and the counts; raises what ended the whole micro-batch."""
+        batch = pending.batch
+        try:
+            answered = pending.answer.result()
+        except CodecError as error:
+            refused = m.BatchRefused(batch.first_sequence, batch.images, error.error_name, str(error))
+            proto = wire.from_server_to_proto(refused)
+            self._sensor.refused(refused, proto.SerializeToString())
+            return proto
+        proto = wire.from_server_to_proto(answered.results)
+        measured = Measured(batch.operating_point, batch.images, 8 * len(batch.payload), answered.refined)
+        self._sensor.answered(answered.results, measured, proto.SerializeToString())
+        return proto

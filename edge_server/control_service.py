@@ -1,0 +1,210 @@
+"""The ``Control`` service: people and programs see the sensors and turn their knobs."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from edge_server.connection import Core
+from edge_server.pipeline import ServedPoint
+from edge_server.registry import Registry, Sensor, rate_of
+from edge_server.stats import PointCounts
+from edge_server.status import or_refuse, refusal
+from latentwire import messages as m
+from latentwire import wire
+from latentwire.errors import (
+    CommandRefusedError,
+    ControlError,
+    LatentwireError,
+    MalformedMessageError,
+    UnknownVariantError,
+)
+from latentwire.v1 import control_pb2, control_pb2_grpc
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import grpc
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+log = logging.getLogger("latentwire.server.control")
+
+MIN_WATCH_INTERVAL_S = 0.1
+MAX_WATCH_INTERVAL_S = 60.0
+ANSWER_MARGIN_S = 0.1  # our own answer says more than the caller's bare deadline, so it must be there first
+
+T = TypeVar("T")
+
+
+class ControlService(control_pb2_grpc.ControlServicer):
+    """Control calls; every one that changes something is logged with its caller and result."""
+
+    def __init__(self, core: Core, registry: Registry, command_timeout_s: float) -> None:
+        """``command_timeout_s`` caps the wait for a sensor."""
+        self._core = core
+        self._registry = registry
+        self._command_timeout_s = command_timeout_s
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the watches, which otherwise go on for as long as their callers like."""
+        self._stopping.set()
+
+    async def ListSensors(
+        self, request: control_pb2.ListSensorsRequest, context: "Context"
+    ) -> control_pb2.ListSensorsResponse:
+        """All sensors that have connected since the server started."""
+        return self._listing()
+
+    async def WatchSensors(  # type: ignore[override]  # the stub has no place for the write style of grpc.aio
+        self, request: control_pb2.WatchSensorsRequest, context: "Context"
+    ) -> None:
+        """A list at once, then one whenever something changed."""
+        await or_refuse(context, self._watch(request.interval_s or 1.0, context))
+
+    async def GetRate(self, request: control_pb2.GetRateRequest, context: "Context") -> control_pb2.Rate:
+        """A sensor's current operating point and what it costs."""
+        return await or_refuse(context, self._get_rate(request))
+
+    async def SetRate(
+        self, request: control_pb2.SetRateRequest, context: "Context"
+    ) -> control_pb2.SetRateResponse:
+        """Turn a sensor's knob; answers when the first batch at the new rate has been decoded."""
+        action = f"SetRate sensor={request.sensor[:128]!r} rate_scale={request.rate_scale:g}"
+        return await or_refuse(context, self._logged(action, context, self._set_rate(request, context)))
+
+    async def SetVariant(
+        self, request: control_pb2.SetVariantRequest, context: "Context"
+    ) -> control_pb2.SetRateResponse:
+        """Have a sensor use another encoder of the bundle; answers like SetRate."""
+        action = f"SetVariant sensor={request.sensor[:128]!r} variant={request.variant[:128]!r}"
+        return await or_refuse(context, self._logged(action, context, self._set_variant(request, context)))
+
+    async def SetBudget(
+        self, request: control_pb2.SetBudgetRequest, context: "Context"
+    ) -> control_pb2.SetBudgetResponse:
+        """Not in this release: its sensors follow a rate scale, not a budget."""
+        error = ControlError(
+            "this release has no bit budgets: set the rate scale with SetRate ('ctl rate set')"
+        )
+        await context.abort(*refusal(error))
+
+    async def _watch(self, interval_s: float, context: "Context") -> None:
+        if not 0 < interval_s < math.inf:
+            raise MalformedMessageError(f"interval_s must be a positive number of seconds, not {interval_s}")
+        interval_s = min(max(interval_s, MIN_WATCH_INTERVAL_S), MAX_WATCH_INTERVAL_S)
+        shown = None
+        while not self._stopping.is_set():
+            listing = self._listing()
+            if listing != shown:
+                await context.write(listing)
+                shown = listing
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), interval_s)
+
+    async def _get_rate(self, request: control_pb2.GetRateRequest) -> control_pb2.Rate:
+        return wire.rate_to_proto(self._registry.find(request.sensor).rate())
+
+    def _listing(self) -> control_pb2.ListSensorsResponse:
+        sensors = self._registry.sensors()
+        return control_pb2.ListSensorsResponse(sensors=[wire.sensor_info_to_proto(s.info()) for s in sensors])
+
+    async def _logged(self, action: str, context: "Context", call: Awaitable[T]) -> T:
+        """Await a call that changes something, and log who called it and how it ended."""
+        started = time.monotonic()
+        result = "cancelled"
+        try:
+            answer = await call
+            result = "done"
+            return answer
+        except LatentwireError as error:
+            result = f"{error.error_name}: {error}"
+            raise
+        finally:
+            log.info(
+                "%s peer=%s seconds=%.3f result=%r",
+                action,
+                context.peer(),
+                time.monotonic() - started,
+                result,
+            )
+
+    async def _set_rate(
+        self, request: control_pb2.SetRateRequest, context: "Context"
+    ) -> control_pb2.SetRateResponse:
+        sensor = self._registry.find(request.sensor)
+        now = _served(sensor).point
+        await self._derive(now.variant, now.model, request.rate_scale)
+        return await self._change(sensor, context, rate_scale=request.rate_scale)
+
+    async def _set_variant(
+        self, request: control_pb2.SetVariantRequest, context: "Context"
+    ) -> control_pb2.SetRateResponse:
+        """Keep the entropy model and rate scale where the new variant has them, else take its defaults."""
+        sensor = self._registry.find(request.sensor)
+        now = _served(sensor).point
+        variants = self._core.pipeline.bundle.manifest.variants
+        if request.variant not in variants:
+            raise UnknownVariantError(
+                f"no variant {request.variant[:128]!r}; there are {', '.join(variants)}"
+            )
+        variant = variants[request.variant]
+        model = now.model if now.model in variant.models else variant.default_model
+        entry = variant.model(model)
+        kept = entry.rate_min <= now.rate_scale <= entry.rate_max
+        rate_scale = now.rate_scale if kept else entry.rate_default
+        await self._derive(request.variant, model, rate_scale)
+        return await self._change(
+            sensor, context, variant=request.variant, model=model, rate_scale=rate_scale
+        )
+
+    async def _derive(self, variant: str, model: str, rate_scale: float) -> ServedPoint:
+        """Derive the operating point ahead: that checks the request and has the tables ready."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._core.tables, self._core.pipeline.derive, variant, model, rate_scale
+        )
+
+    async def _change(
+        self,
+        sensor: Sensor,
+        context: "Context",
+        *,
+        variant: str | None = None,
+        model: str | None = None,
+        rate_scale: float | None = None,
+    ) -> control_pb2.SetRateResponse:
+        """Send the command, wait for the first batch that shows it done; one at a time a sensor."""
+        left_s = context.time_remaining()  # None without a deadline, whatever the stub says
+        timeout_s = min(
+            self._command_timeout_s, math.inf if left_s is None else max(0.0, left_s - ANSWER_MARGIN_S)
+        )
+        try:
+            async with asyncio.timeout(timeout_s), sensor.command_turn:
+                if sensor.link is None:
+                    raise CommandRefusedError(f"sensor {sensor.name!r} is not connected; see 'ctl sensors'")
+                before, before_id = _served(sensor), sensor.current
+                command = sensor.commands.issue()
+                try:
+                    sensor.link.send(m.SetOperatingPoint(command.id, variant, model, rate_scale))
+                    first = await command.done
+                finally:
+                    sensor.commands.forget(command)
+        except TimeoutError:
+            raise CommandRefusedError(
+                f"sensor {sensor.name!r} sent no batch at the new operating point within {timeout_s:.1f} s; "
+                "it may do so yet: see 'ctl rate get'"
+            ) from None
+        assert command.served is not None, "what is done was announced"
+        after = rate_of(command.served, PointCounts(first.images, first.payload_bits, first.refined))
+        was = rate_of(before, sensor.counts.point(before_id))
+        return control_pb2.SetRateResponse(before=wire.rate_to_proto(was), after=wire.rate_to_proto(after))
+
+
+def _served(sensor: Sensor) -> ServedPoint:
+    assert sensor.served is not None, "a sensor is found once its operating points are verified"
+    return sensor.served

@@ -1,0 +1,139 @@
+"""What a worker thread does with a micro-batch: payloads -> latents -> one decoder run a variant -> results.
+
+::
+
+    batch --codec--> anchor, level, latent --level 0--> the anchor's known answer
+                                           --level 1--> decoder, with the refined images of all other batches
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_server.decoder import Decoder
+from latentwire.bundle import Bundle
+from latentwire.codec.latent_codec import DecodedBatch
+from latentwire.errors import CodecError, CorruptPayloadError, LatentwireError, TableDigestError
+from latentwire.messages import LatentBatch, OperatingPointName, Results
+from latentwire.operating_point import OperatingPoint, OperatingPoints
+
+log = logging.getLogger("latentwire.server")
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorAnswers:
+    """The decoder's answer to each anchor: ``label`` (A,) int64 and ``probability`` (A,) float32."""
+
+    label: NDArray[np.int64]
+    probability: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPoint:
+    """An operating point with all it takes to answer a batch at it."""
+
+    point: OperatingPoint
+    decoder: Decoder
+    anchors: AnchorAnswers
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A batch, and the operating point it names."""
+
+    served: ServedPoint
+    batch: LatentBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A batch's results, and how many of its images were refined."""
+
+    results: Results
+    refined: int
+
+
+class Pipeline:
+    """The bundle's decoders and operating points. Thread-safe; every method may take milliseconds."""
+
+    def __init__(self, bundle: Bundle, decoder_threads: int) -> None:
+        """Load and warm every variant's decoder; raises InferenceError."""
+        self.bundle = bundle
+        manifest = bundle.manifest
+        self._decoders = {
+            name: Decoder(bundle.decoder_path(name), variant.d, len(manifest.classes), decoder_threads)
+            for name, variant in manifest.variants.items()
+        }
+        self._points = OperatingPoints(bundle)
+        self._anchors: dict[tuple[str, str], AnchorAnswers] = {}
+        self._lock = threading.Lock()
+
+    def derive(self, variant: str, model: str, rate_scale: float) -> ServedPoint:
+        """The operating point of that name; raises UnknownVariantError or RateScaleError."""
+        point = self._points.get(variant, model, rate_scale)
+        decoder = self._decoders[variant]
+        with self._lock:
+            if (variant, model) not in self._anchors:
+                self._anchors[variant, model] = AnchorAnswers(*decoder.run(point.codec.anchors))
+            return ServedPoint(point, decoder, self._anchors[variant, model])
+
+    def verify(self, names: Sequence[OperatingPointName]) -> list[ServedPoint]:
+        """The operating points a sensor announced; TableDigestError where its tables are not ours."""
+        return [self._verified(name) for name in names]
+
+    def _verified(self, name: OperatingPointName) -> ServedPoint:
+        served = self.derive(name.variant, name.model, name.rate_scale)
+        if served.point.digest != name.digest:
+            raise TableDigestError(
+                f"tables of {name.variant}/{name.model} at rate scale {name.rate_scale:g} differ: "
+                f"the sensor's digest is {name.digest.hex()}, the server's {served.point.digest.hex()}; "
+                "run the same release on both sides"
+            )
+        return served
+
+    def answer(self, jobs: Sequence[Job]) -> list[Answered | LatentwireError]:
+        """Each job's results, or the CodecError that its payload is refused with; raises InferenceError."""
+        decoded = [_decode(job) for job in jobs]
+        sound = [(job, d) for job, d in zip(jobs, decoded, strict=True) if isinstance(d, DecodedBatch)]
+        done = iter(_classify([job for job, _ in sound], [d for _, d in sound]))
+        return [d if isinstance(d, CodecError) else next(done) for d in decoded]
+
+
+def _decode(job: Job) -> DecodedBatch | CodecError:
+    try:
+        return job.served.point.codec.decode(job.batch.payload, job.batch.images, job.batch.crc32)
+    except CodecError as error:
+        return error
+    except Exception:  # a hostile payload must not take the other streams' batches with it
+        log.exception("unforeseen error while decoding %d bytes", len(job.batch.payload))
+        return CorruptPayloadError("the payload cannot be decoded")
+
+
+def _classify(jobs: list[Job], decoded: list[DecodedBatch]) -> list[Answered]:
+    """Level 0 from the anchors' table; the refined images of all jobs of one decoder in one run."""
+    refined = [np.flatnonzero(d.level) for d in decoded]
+    label = [job.served.anchors.label[d.anchor] for job, d in zip(jobs, decoded, strict=True)]
+    probability = [job.served.anchors.probability[d.anchor] for job, d in zip(jobs, decoded, strict=True)]
+    by_decoder: dict[Decoder, list[int]] = {}
+    for j, job in enumerate(jobs):
+        if len(refined[j]):
+            by_decoder.setdefault(job.served.decoder, []).append(j)
+    for decoder, members in by_decoder.items():
+        labels, probabilities = decoder.run(np.concatenate([decoded[j].latent[refined[j]] for j in members]))
+        start = 0
+        for j in members:
+            end = start + len(refined[j])
+            label[j][refined[j]] = labels[start:end]
+            probability[j][refined[j]] = probabilities[start:end]
+            start = end
+    return [
+        Answered(
+            Results(job.batch.first_sequence, tuple(label[j].tolist()), tuple(probability[j].tolist())),
+            len(refined[j]),
+        )
+        for j, job in enumerate(jobs)
+    ]

@@ -1,0 +1,173 @@
+"""One server process: the port, the services on it, their life from listening to the last answer."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from edge_server.batcher import Batcher
+from edge_server.config import ServerConfig, parse_address
+from edge_server.connection import Core
+from edge_server.control_service import ControlService
+from edge_server.pipeline import Answered, Job, Pipeline
+from edge_server.registry import Registry
+from edge_server.sensors_service import SensorsService
+from edge_server.stats import Clock
+from latentwire import __version__
+from latentwire.bundle import load_bundle
+from latentwire.errors import ListenError
+from latentwire.v1 import (
+    bundles_pb2,
+    bundles_pb2_grpc,
+    control_pb2,
+    control_pb2_grpc,
+    stream_pb2,
+    stream_pb2_grpc,
+)
+
+log = logging.getLogger("latentwire.server")
+
+SERVICES = (
+    stream_pb2.DESCRIPTOR.services_by_name["Sensors"].full_name,
+    control_pb2.DESCRIPTOR.services_by_name["Control"].full_name,
+    bundles_pb2.DESCRIPTOR.services_by_name["Bundles"].full_name,
+    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+)
+LAST_CALLS_GRACE_S = 2.0  # for control calls that run when the streams are gone
+
+
+class Server:
+    """A server that is started once and stopped once, inside one event loop."""
+
+    def __init__(self, config: ServerConfig, clock: Clock = time.monotonic) -> None:
+        """Nothing is opened yet; ``clock`` (seconds) is what rates are counted by."""
+        self.config = config
+        self._clock = clock
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs lack aio
+        self._stack = contextlib.AsyncExitStack()
+        self._sensors: SensorsService
+        self._control: ControlService
+        self._grpc: grpc.aio.Server
+
+    async def start(self) -> int:
+        """Listen, load and warm the decoder, serve; returns the port.
+
+        Raises ListenError, a BundleError or an InferenceError; nothing is left open then.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            self._grpc = grpc.aio.server(options=_options(self.config))
+            stack.push_async_callback(self._grpc.stop, None)
+            port = self._listen()
+            core = await self._core(stack)
+            registry = Registry(
+                self.config.max_sessions, self.config.limits.max_unanswered_images, self._clock
+            )
+            self._sensors = SensorsService(core, registry, self.config.hello_timeout_s)
+            self._control = ControlService(core, registry, self.config.command_timeout_s)
+            await self._register()
+            await self._grpc.start()
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self._stack = stack.pop_all()
+        log.info("serving model_id=%s port=%d", core.pipeline.bundle.manifest.model_id, port)
+        return port
+
+    async def stop(self, grace_s: float | None = None, reason: str = "shutting down") -> None:
+        """Say so to health checks and sensors, answer all that was accepted, then close.
+
+        ``grace_s`` is how long sensors have to leave by themselves, by default the setting.
+        """
+        log.info("stopping reason=%r", reason)
+        await self._health.enter_graceful_shutdown()
+        self._control.stop()
+        await self._sensors.drain(reason, self.config.grace_s if grace_s is None else grace_s)
+        await self._grpc.stop(LAST_CALLS_GRACE_S)
+        await self._stack.aclose()
+        log.info("stopped")
+
+    def _listen(self) -> int:
+        listen = self.config.listen
+        try:
+            return self._grpc.add_insecure_port(listen)
+        except RuntimeError as error:
+            host, port = parse_address(listen)
+            raise ListenError(
+                f"cannot listen on {listen}: is port {port} taken, or {host} no address of this machine? "
+                "Stop what listens there, or give another --listen HOST:PORT (port 0 takes a free one)"
+            ) from error
+
+    async def _core(self, stack: contextlib.AsyncExitStack) -> Core:
+        """Load the bundle and what all streams share."""
+        config = self.config
+        bundle = await asyncio.to_thread(load_bundle, config.bundle, "server")
+        pipeline = await asyncio.to_thread(Pipeline, bundle, config.decoder_threads)
+        tables = ThreadPoolExecutor(1, thread_name_prefix="latentwire-tables")
+        stack.callback(tables.shutdown)
+        batcher: Batcher[Job, Answered] = Batcher(
+            pipeline.answer,
+            max_images=config.max_batch_images,
+            delay_s=config.batch_delay_s,
+            max_queued_images=config.max_queued_images,
+            workers=config.workers,
+        )
+        stack.push_async_callback(batcher.close)
+        return Core(pipeline, batcher, tables, config.limits, config.max_operating_points)
+
+    async def _register(self) -> None:
+        stream_pb2_grpc.add_SensorsServicer_to_server(self._sensors, self._grpc)
+        control_pb2_grpc.add_ControlServicer_to_server(self._control, self._grpc)
+        # As generated: every method answers UNIMPLEMENTED, for this release's sensors bring their bundle.
+        unimplemented = bundles_pb2_grpc.BundlesServicer()  # type: ignore[abstract]  # only its stub is
+        bundles_pb2_grpc.add_BundlesServicer_to_server(unimplemented, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), self._grpc)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+
+async def run_server(config: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then stop cleanly; prints ``listening on HOST:PORT`` when ready."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Through the loop: a plain ``finally`` does not run on SIGTERM.
+        loop.add_signal_handler(number, stopping.set)
+    log.info("config version=%s %s", __version__, config.described())
+    server = Server(config)
+    port = await server.start()
+    print(f"listening on {parse_address(config.listen)[0]}:{port}", flush=True)
+    await stopping.wait()
+    await server.stop()
+
+
+def run_server_blocking(config: ServerConfig) -> None:
+    """``run_server`` for the command line: logs to stderr, returns when the server has stopped cleanly."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    asyncio.run(run_server(config))
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # else a second server would share a busy port without a word
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_metadata_size", 16 * 1024),
+        # Sensors on thin links ping to find a dead link early, also while they have nothing to send.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        # And the server pings them, or a stream that was cut without a word would stay connected for ever.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]

@@ -1,0 +1,111 @@
+"""The control service from the caller's side: ``latentwire ctl``, the demo and programs use it."""
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import NoReturn, TypeVar
+
+import grpc
+
+from latentwire import errors, wire
+from latentwire.messages import Rate, SensorInfo
+from latentwire.v1 import control_pb2, control_pb2_grpc
+
+T = TypeVar("T")
+
+
+class ControlClient:
+    """A synchronous client of one server; use it as a context manager. Threads may share it.
+
+    Every method raises ServerUnavailableError when nobody answers, and the error that the server refused the
+    call with, as the class of ``latentwire.errors`` that it names.
+    """
+
+    def __init__(self, target: str, timeout_s: float = 10.0) -> None:
+        """``target`` is HOST:PORT; ``timeout_s`` the deadline of the calls that do not wait for a sensor."""
+        self.target = target
+        self.timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(target)
+        self._stub = control_pb2_grpc.ControlStub(self._channel)
+
+    def __enter__(self) -> "ControlClient":
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the channel."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel; calls that still run end with ServerUnavailableError."""
+        self._channel.close()
+
+    def list_sensors(self) -> tuple[SensorInfo, ...]:
+        """The sensors that have connected since the server started, by name."""
+        request = control_pb2.ListSensorsRequest()
+        response = self._call(lambda: self._stub.ListSensors(request, timeout=self.timeout_s))
+        return tuple(map(wire.sensor_info_from_proto, response.sensors))
+
+    def watch(self, interval_s: float = 1.0) -> Iterator[tuple[SensorInfo, ...]]:
+        """``list_sensors`` now and after every change, at most every ``interval_s``; ends with the server."""
+        call = self._stub.WatchSensors(control_pb2.WatchSensorsRequest(interval_s=interval_s))
+        listings = iter(call)
+        try:
+            while (response := self._call(lambda: next(listings, None))) is not None:
+                yield tuple(map(wire.sensor_info_from_proto, response.sensors))
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]  # grpc's stub leaves it untyped
+
+    def get_rate(self, sensor: str) -> Rate:
+        """A sensor's operating point and what it costs; UnknownSensorError."""
+        request = control_pb2.GetRateRequest(sensor=sensor)
+        return wire.rate_from_proto(self._call(lambda: self._stub.GetRate(request, timeout=self.timeout_s)))
+
+    def set_rate(self, sensor: str, rate_scale: float, timeout_s: float = 30.0) -> tuple[Rate, Rate]:
+        """Turn a sensor's knob; returns the rate before, and after as measured on the first batch at it.
+
+        Raises RateScaleError, UnknownSensorError, or CommandRefusedError if the sensor did not do it in time.
+        """
+        request = control_pb2.SetRateRequest(sensor=sensor, rate_scale=rate_scale)
+        return self._set(lambda: self._stub.SetRate(request, timeout=timeout_s), sensor)
+
+    def set_variant(self, sensor: str, variant: str, timeout_s: float = 30.0) -> tuple[Rate, Rate]:
+        """Have a sensor use another encoder of the bundle; like ``set_rate``, or UnknownVariantError."""
+        request = control_pb2.SetVariantRequest(sensor=sensor, variant=variant)
+        return self._set(lambda: self._stub.SetVariant(request, timeout=timeout_s), sensor)
+
+    def _set(self, call: Callable[[], control_pb2.SetRateResponse], sensor: str) -> tuple[Rate, Rate]:
+        response = self._call(call, f"sensor {sensor!r} did not carry the command out in time")
+        return wire.rate_from_proto(response.before), wire.rate_from_proto(response.after)
+
+    def _call(self, call: Callable[[], T], when_late: str = "") -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            self._raise(error, when_late)
+
+    def _raise(self, error: grpc.RpcError, when_late: str) -> NoReturn:
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and when_late:
+            raise errors.CommandRefusedError(when_late) from error
+        if code in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            grpc.StatusCode.CANCELLED,
+        ):
+            raise errors.ServerUnavailableError(
+                f"no server answers at {self.target}: start 'latentwire server', or correct --server"
+            ) from error
+        raise error_of(details) or errors.LatentwireError(
+            f"the server answered {code.name}: {details}"
+        ) from error
+
+
+def error_of(details: str) -> errors.LatentwireError | None:
+    """The error that a status message names (``ErrorName: message``); None if it names none of ours."""
+    name, colon, message = details.partition(": ")
+    found = getattr(errors, name, None) if colon and name.isidentifier() else None
+    if isinstance(found, type) and issubclass(found, errors.LatentwireError):
+        return found(message)
+    return None

@@ -1,0 +1,74 @@
+"""The gRPC channel, and what a stream's end means."""
+
+import random
+from collections.abc import Callable
+
+import grpc
+
+import latentwire.errors
+from latentwire.errors import LatentwireError, ProtocolError
+
+_MAX_RECEIVE_BYTES = 4 << 20
+
+# A fresh subchannel for every attempt: the pauses between attempts are ours, not gRPC's. Pings go out only while a
+# stream is open, so that a link that died silently (a mast's modem) is noticed within 40 s.
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+_FATAL = (
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,  # it lacks our variant
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+
+
+def open_channel(server: str) -> grpc.aio.Channel:
+    """A channel to ``HOST:PORT``; nothing is connected yet."""
+    return grpc.aio.insecure_channel(server, options=_OPTIONS)
+
+
+def refusal(error: grpc.aio.AioRpcError, server: str) -> LatentwireError | None:
+    """The error by which the server refused this sensor for good; None when trying again may help.
+
+    A refusal's details are ``ErrorName: message``; the name is that of a class in ``latentwire.errors``.
+    """
+    if error.code() not in _FATAL:
+        return None
+    details = " ".join((error.details() or "").split())[:1024]
+    name, _, message = details.partition(": ")
+    kind = getattr(latentwire.errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, LatentwireError):
+        return kind(message or name)
+    if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+        return ProtocolError(f"{server} is no Latentwire server ({details}); check the address")
+    return ProtocolError(f"the server refused the stream: {error.code().name} {details}")
+
+
+class Backoff:
+    """Pauses between attempts: doubled each time up to a ceiling, and jittered, so that sensors spread out."""
+
+    def __init__(
+        self, first_s: float = 0.1, ceiling_s: float = 10.0, uniform: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self._first_s = first_s
+        self._ceiling_s = ceiling_s
+        self._uniform = uniform
+        self._bound_s = first_s
+
+    def reset(self) -> None:
+        """The link works: begin anew after the next failure."""
+        self._bound_s = self._first_s
+
+    def next_s(self) -> float:
+        """Seconds to wait now: between half the bound and the bound."""
+        bound_s = min(self._bound_s, self._ceiling_s)
+        self._bound_s = min(2 * self._bound_s, self._ceiling_s)
+        return self._uniform(bound_s / 2, bound_s)

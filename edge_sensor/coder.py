@@ -1,0 +1,117 @@
+"""Frames -> coded messages: encode, drop what is not finite, choose, code. Runs in a worker thread."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sensor.encoder import Encoder, Latents
+from edge_sensor.frame_queue import FrameQueue
+from edge_sensor.sources import Frame
+from edge_sensor.window import CodedMessage, Picture
+from latentwire.codec.latent_codec import EncodedBatch
+from latentwire.errors import InferenceError, MalformedMessageError, NonFiniteLatentError
+from latentwire.messages import LatentBatch, OperatingPointName
+from latentwire.operating_point import OperatingPoint
+from latentwire.wire import from_sensor_to_proto, grpc_bytes
+
+_HOPELESS_IMAGES = 1000
+
+Observer = Callable[[CodedMessage, EncodedBatch], None]
+OnDrop = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What images are coded with now: the operating point, its name on the wire, and the variant's encoder."""
+
+    point: OperatingPoint
+    name: OperatingPointName
+    encoder: Encoder
+
+
+class MessageCoder:
+    """Takes frames from the queue and makes messages of them.
+
+    ``dropped`` is told item and reason of every image that cannot be coded; ``observer``, if any, sees every
+    message with the symbols it codes. Both are called in the worker thread.
+    """
+
+    def __init__(self, queue: FrameQueue, dropped: OnDrop, delay_s: float, observer: Observer | None = None) -> None:
+        self._queue = queue
+        self._dropped = dropped
+        self._delay_s = delay_s
+        self._observer = observer
+        self._coded = 0
+        self._lost = 0
+
+    def next_messages(
+        self, tuning: Tuning, first_sequence: int, images: int, max_payload_bytes: int
+    ) -> list[CodedMessage] | None:
+        """Wait for up to ``images`` frames and code them, numbered from ``first_sequence`` on.
+
+        Mostly one message; none when no frame could be coded; several when a payload would pass the server's limit.
+        None: the source has ended. Raises the source's error, or InferenceError.
+        """
+        frames = self._queue.take(images, self._delay_s)
+        if not frames:
+            return None if frames is None else []
+        latents = tuning.encoder.encode(np.stack([frame.image for frame in frames]))
+        frames, latents = self._finite(frames, latents)
+        return self._code(tuning, frames, latents, first_sequence, max_payload_bytes) if frames else []
+
+    def _finite(self, frames: list[Frame], latents: Latents) -> tuple[list[Frame], Latents]:
+        """Only the rows that can be quantized; a bundle that gives none at all is reported as broken."""
+        finite = _finite_rows(latents.latent)
+        if latents.head_logits is not None:
+            finite &= _finite_rows(latents.head_logits)
+        if finite.all():
+            return frames, latents
+        for row in np.flatnonzero(~finite):
+            self._drop(frames[row], NonFiniteLatentError.__name__)
+        if self._lost >= _HOPELESS_IMAGES and not self._coded and not finite.any():
+            raise InferenceError(f"the encoder gave no usable latent in {self._lost} images; export the bundle again")
+        head = None if latents.head_logits is None else latents.head_logits[finite]
+        kept_frames = [frames[row] for row in np.flatnonzero(finite)]
+        return kept_frames, Latents(latents.latent[finite], head)
+
+    def _code(
+        self, tuning: Tuning, frames: list[Frame], latents: Latents, first: int, max_payload_bytes: int
+    ) -> list[CodedMessage]:
+        codec = tuning.point.codec
+        coded = codec.encode(latents.latent, codec.choose(latents.latent, latents.head_logits))
+        if len(coded.payload) > max_payload_bytes:
+            return self._halves(tuning, frames, latents, first, max_payload_bytes)
+        batch = LatentBatch(first, len(frames), tuning.name.id, coded.payload, coded.crc32)
+        pictures = map(Picture.of, frames, coded.level.tolist(), coded.image_bits.tolist())
+        message = CodedMessage(batch, tuning.name, tuple(pictures), 8 * grpc_bytes(from_sensor_to_proto(batch)))
+        self._coded += len(frames)
+        if self._observer is not None:
+            self._observer(message, coded)
+        return [message]
+
+    def _halves(
+        self, tuning: Tuning, frames: list[Frame], latents: Latents, first: int, max_payload_bytes: int
+    ) -> list[CodedMessage]:
+        """Code a message that is over the server's limit as two; a single image that is over it is dropped."""
+        if len(frames) == 1:
+            self._drop(frames[0], MalformedMessageError.__name__)
+            return []
+        messages: list[CodedMessage] = []
+        middle = len(frames) // 2
+        for rows in (slice(None, middle), slice(middle, None)):
+            head = None if latents.head_logits is None else latents.head_logits[rows]
+            half = Latents(latents.latent[rows], head)
+            next_first = messages[-1].end if messages else first
+            messages += self._code(tuning, frames[rows], half, next_first, max_payload_bytes)
+        return messages
+
+    def _drop(self, frame: Frame, reason: str) -> None:
+        self._lost += 1
+        self._dropped(frame.item, reason)
+
+
+def _finite_rows(array: NDArray[np.float32]) -> NDArray[np.bool_]:
+    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(array), axis=1)
+    return finite

@@ -1,0 +1,82 @@
+"""Every setting of a sensor process, checked once."""
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class SensorConfig:
+    """Settings of ``latentwire sensor``; a bad one raises ``ValueError`` that says what to do.
+
+    Attributes:
+        bundle: folder of the bundle, or the name of a shipped one.
+        server: ``HOST:PORT`` of the server.
+        source: ``digits``, ``cifar10`` or ``cifar100`` (their test splits), an image file, a folder of images, a
+            video file, or a camera's index.
+        name: the sensor's name, unique among a server's sensors.
+        variant: encoder variant; None takes the bundle's default.
+        model: entropy model; None takes the variant's default.
+        rate_scale: the knob at start; None takes the model's default.
+        limit: stop after so many images, going round a recorded source again; None: one round.
+        results: file for one JSON line an image; ``-`` is standard output, None writes none.
+        images_per_message: a message is closed when it holds so many images …
+        delay_s: … or when its oldest image is so old, whichever comes first.
+        encode_batch_images: images the encoder takes in one run, at most.
+        threads: threads of ONNX Runtime inside one encoder run.
+        max_unanswered_images: images sent ahead of their results; the server may allow fewer.
+        data_root: folder of the data sets; None takes the library's own default.
+        connect_timeout_s: how long to look for a server that never answered; a lost one is looked for forever.
+        max_backoff_s: longest pause between two attempts to connect.
+        grace_s: after SIGTERM or Ctrl-C, how long images in flight may take to be answered.
+        progress: show progress on standard error.
+    """
+
+    bundle: str | Path
+    server: str
+    source: str
+    name: str
+    variant: str | None = None
+    model: str | None = None
+    rate_scale: float | None = None
+    limit: int | None = None
+    results: str | Path | None = None
+    images_per_message: int = 16
+    delay_s: float = 0.1
+    encode_batch_images: int = 16
+    threads: int = 1
+    max_unanswered_images: int = 256
+    data_root: str | Path | None = None
+    connect_timeout_s: float = 10.0
+    max_backoff_s: float = 10.0
+    grace_s: float = 5.0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        match = re.fullmatch(r"(?:\[[0-9a-fA-F:.%\w]+\]|[^:\[\]\s/]+):(\d{1,5})", self.server)
+        if match is None or not 1 <= int(match[1]) <= 65535:
+            raise ValueError(f"server must be HOST:PORT, for example 127.0.0.1:50051, not {self.server!r}")
+        if not 1 <= len(self.name) <= 128 or not self.name.isprintable():
+            raise ValueError("name must be 1 to 128 printable characters")
+        if not self.source:
+            raise ValueError("source must name a data set, a file, a folder or a camera's index")
+        for name in ("images_per_message", "encode_batch_images", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, not {self.limit}; leave it out for one round")
+        if self.max_unanswered_images < self.images_per_message:
+            raise ValueError("max_unanswered_images must be at least images_per_message, or no message fits")
+        self._check_times()
+
+    def _check_times(self) -> None:
+        for name in ("delay_s", "grace_s", "connect_timeout_s"):
+            if not 0 <= getattr(self, name) <= 3600:
+                raise ValueError(f"{name} must be 0 to 3600 seconds, not {getattr(self, name)}")
+        if not 0 < self.max_backoff_s <= 3600:
+            raise ValueError(f"max_backoff_s must be above 0 and at most 3600 seconds, not {self.max_backoff_s}")
+
+    def described(self) -> str:
+        """All settings in one line, for the log."""
+        return " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))

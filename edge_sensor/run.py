@@ -1,0 +1,166 @@
+"""A sensor process from start to end."""
+
+import asyncio
+import logging
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from edge_sensor.capture import start_capture
+from edge_sensor.coder import MessageCoder, Observer
+from edge_sensor.commands import Commands, Tuner
+from edge_sensor.config import SensorConfig
+from edge_sensor.display import Display
+from edge_sensor.encoder import Encoder
+from edge_sensor.frame_queue import FrameQueue
+from edge_sensor.ledger import Ledger, SensorReport
+from edge_sensor.pipeline import Pipeline
+from edge_sensor.results import ResultsFile
+from edge_sensor.session import Session
+from edge_sensor.sources import Source, open_source
+from edge_sensor.stream import StreamClient
+from latentwire.bundle import Bundle, load_bundle
+from latentwire.operating_point import OperatingPoint, OperatingPoints
+
+STOPPED = "stopped"  # why an image is dropped that was captured, but not answered when the sensor ended
+
+log = logging.getLogger("latentwire.sensor")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is made before the event loop runs."""
+
+    config: SensorConfig
+    bundle: Bundle
+    tuner: Tuner
+    point: OperatingPoint
+    encoder: Encoder
+    source: Source
+    ledger: Ledger
+
+
+def run_sensor(config: SensorConfig, observe: Observer | None = None) -> SensorReport:
+    """Run a sensor until its source has ended, its limit is reached, or SIGTERM or Ctrl-C; blocks.
+
+    ``observe`` is called in a worker thread with every message and the symbols it codes. Raises a LatentwireError
+    that says in one line what is wrong and what to do.
+    """
+    log.info("sensor settings: %s", config.described())
+    bundle = load_bundle(config.bundle, "sensor")
+    tuner = Tuner(bundle, OperatingPoints(bundle), config.threads, config.encode_batch_images)
+    point = tuner.point(config.variant, config.model, config.rate_scale)
+    encoder = tuner.encoder(point.variant)
+    root = None if config.data_root is None else Path(config.data_root)
+    classes = bundle.manifest.classes
+    source = open_source(config.source, bundle.manifest.input, classes, root)
+    results = ResultsFile(config.results)
+    try:
+        ledger = Ledger(classes, results)
+        parts = _Parts(config, bundle, tuner, point, encoder, source, ledger)
+        asyncio.run(_Run(parts, observe).run())
+        return ledger.report()
+    finally:
+        results.close()
+
+
+class _Run:
+    """The tasks of one run, and how they end."""
+
+    def __init__(self, parts: _Parts, observe: Observer | None) -> None:
+        config, ledger = parts.config, parts.ledger
+        self._parts = parts
+        self._queue = FrameQueue(2 * config.images_per_message)
+        self._session = Session(
+            uuid.uuid4().hex, config.name, parts.bundle, parts.point, parts.encoder, config.max_unanswered_images
+        )
+        coder = MessageCoder(self._queue, ledger.dropped, config.delay_s, observe)
+        self._pipeline = Pipeline(
+            self._session, self._queue, coder, ledger, config.images_per_message, config.limit
+        )
+        self._writer = ThreadPoolExecutor(1, "latentwire-results")
+        self._commands = Commands(self._session, parts.tuner, self._queue)
+        self._stream = StreamClient(config, self._session, ledger, self._commands, self._writer)
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run to the end; raises what ended the run badly."""
+        parts, config = self._parts, self._parts.config
+        with ExitStack() as stack:
+            stack.enter_context(_on_signals(self._stop))
+            stack.callback(self._writer.shutdown)
+            if config.progress:
+                title = f"sensor {config.name}: {parts.source.description} -> {config.server}"
+                stack.enter_context(Display(title, parts.ledger.report, self._tuning))
+            start_capture(parts.source, self._queue, parts.ledger, again=config.limit is not None)
+            await self._run_tasks()
+
+    async def _run_tasks(self) -> None:
+        pipeline = asyncio.create_task(self._pipeline.run())
+        stream = asyncio.create_task(self._stream.run())
+        commands = asyncio.create_task(self._commands.run())
+        grace = asyncio.create_task(self._grace())
+        tasks = (pipeline, stream, commands, grace)
+        try:
+            # The stream ends when all is answered, or with a refusal; grace ends when there is no more time. A source
+            # that ended badly ends the pipeline, but what was sent before is still answered.
+            await asyncio.wait((stream, grace, commands), return_when=asyncio.FIRST_COMPLETED)
+            for task in (stream, commands):
+                if task.done():
+                    task.result()
+            if pipeline.done():
+                pipeline.result()
+        finally:
+            self._queue.end()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Account for what will not be answered any more."""
+        ledger, loop = self._parts.ledger, asyncio.get_running_loop()
+        left = self._session.window.abandon()
+        if left:
+            await loop.run_in_executor(self._writer, partial(ledger.abandoned, left, STOPPED))
+        if self._stopping.is_set():
+            for frame in self._queue.drain():
+                await loop.run_in_executor(self._writer, partial(ledger.dropped, frame.item, STOPPED))
+
+    def _stop(self) -> None:
+        log.info("stopping: what is in flight has %g s to be answered", self._parts.config.grace_s)
+        self._stopping.set()
+        self._session.stopping = True
+        self._queue.end()
+        self._session.wakeup.notify()
+
+    async def _grace(self) -> None:
+        await self._stopping.wait()
+        await asyncio.sleep(self._parts.config.grace_s)
+
+    def _tuning(self) -> str:
+        name = self._session.tuning.name
+        return f"{name.variant}, {name.model}, rate scale {name.rate_scale:g}"
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on SIGTERM and SIGINT; outside the main thread signals are somebody else's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(RuntimeError):
+                loop.remove_signal_handler(number)

@@ -1,0 +1,273 @@
+"""The sensor's end of the stream: keeps a link to the server, sends what is coded, takes what comes back.
+
+A stream carries, in order: Hello, Welcome, every unanswered message from where the server wants it, then new ones.
+When it breaks, the next one begins the same way, so nothing is lost and nothing is numbered twice.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import grpc
+
+from edge_sensor.channel import Backoff, open_channel, refusal
+from edge_sensor.commands import Commands
+from edge_sensor.config import SensorConfig
+from edge_sensor.ledger import Ledger
+from edge_sensor.session import Session
+from latentwire import messages as m
+from latentwire.errors import MalformedMessageError, ServerUnavailableError
+from latentwire.v1 import stream_pb2 as pb
+from latentwire.v1.stream_pb2_grpc import SensorsStub
+from latentwire.wire import from_sensor_to_proto, from_server_from_proto
+
+WELCOME_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+DROP_REPORT_INTERVAL_S = 1.0
+
+log = logging.getLogger("latentwire.sensor")
+
+Call = grpc.aio.StreamStreamCall[pb.SensorMessage, pb.ServerMessage]
+
+
+class _LinkLost(Exception):
+    """The stream ended without a word; another is to be made."""
+
+
+@dataclass(slots=True)
+class _Link:
+    """One stream: where it stands."""
+
+    call: Call
+    cursor: int  # the next image to send on it
+    announced: set[int]  # operating points the server knows on it
+    reported: dict[str, int] = field(default_factory=dict)
+    reported_s: float = -math.inf
+    draining: bool = False
+    closed: bool = False  # our half
+
+
+class StreamClient:
+    """Sends a session's messages and resolves their answers, over as many streams as it takes."""
+
+    def __init__(
+        self,
+        config: SensorConfig,
+        session: Session,
+        ledger: Ledger,
+        commands: Commands,
+        writer: ThreadPoolExecutor,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``writer`` is the one thread that writes results: neither a full pipe nor a slow disk stops the loop."""
+        self._config = config
+        self._session = session
+        self._ledger = ledger
+        self._commands = commands
+        self._writer = writer
+        self._clock = clock
+        self._backoff = Backoff(ceiling_s=config.max_backoff_s)
+        self._welcomes = 0
+
+    async def run(self) -> None:
+        """Return when the session is complete.
+
+        Raises ServerUnavailableError when no server was reached in time, and the error a server refused us by.
+        """
+        begun_s = self._clock()
+        while not self._session.complete:
+            reason = await self._one_stream(begun_s)
+            if self._session.complete:
+                return
+            pause_s = self._backoff.next_s()
+            if not self._welcomes:
+                left_s = begun_s + self._config.connect_timeout_s - self._clock()
+                if left_s <= 0:
+                    raise self._unavailable(reason)
+                pause_s = min(pause_s, left_s)
+            else:
+                log.warning("link to %s lost (%s); next attempt in %.1f s", self._config.server, reason, pause_s)
+            await self._session.wakeup.wait_for(lambda: self._session.complete, pause_s)
+
+    def _unavailable(self, reason: str) -> ServerUnavailableError:
+        server = self._config.server
+        return ServerUnavailableError(
+            f"no server answers at {server} ({reason}): start one there (latentwire server --listen {server}), "
+            "or give another address with --server"
+        )
+
+    async def _one_stream(self, begun_s: float) -> str:
+        """Run one stream to its end; returns why it ended, raises if there is no use in another."""
+        timeout_s = WELCOME_TIMEOUT_S
+        if not self._welcomes:
+            timeout_s = min(timeout_s, max(0.1, begun_s + self._config.connect_timeout_s - self._clock()))
+        try:
+            async with open_channel(self._config.server) as channel:
+                call = SensorsStub(channel).Stream(None)
+                try:
+                    link = await self._greet(call, timeout_s)
+                    await self._serve(link)
+                finally:
+                    call.cancel()
+        except grpc.aio.AioRpcError as error:
+            refused = refusal(error, self._config.server)
+            if refused is not None:
+                raise refused from None
+            return " ".join((error.details() or error.code().name).split())[:200]
+        except TimeoutError:
+            return "no answer in time"
+        except _LinkLost as lost:
+            return str(lost)
+        return "the server closed the stream"
+
+    async def _greet(self, call: Call, timeout_s: float) -> _Link:
+        """Hello and Welcome."""
+        hello = self._session.hello()
+        async with asyncio.timeout(timeout_s):
+            await _write(call, hello)
+            welcome = await self._read(call)
+        if not isinstance(welcome, m.Welcome):
+            raise MalformedMessageError("the server's first message is no welcome")
+        self._session.limits = welcome.limits
+        if self._welcomes:
+            self._ledger.reconnects += 1
+            log.warning("connected to %s again, at image %d", self._config.server, welcome.next_sequence)
+        self._welcomes += 1
+        cursor = self._session.window.resume_at(welcome.next_sequence)
+        self._session.wakeup.notify()
+        return _Link(call, cursor, {point.id for point in hello.operating_points})
+
+    async def _serve(self, link: _Link) -> None:
+        """Read and write until the stream ends."""
+        reading = asyncio.create_task(self._read_all(link))
+        writing = asyncio.create_task(self._write_all(link))
+        try:
+            await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()  # raises if it was no orderly half-close
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await reading
+            await reading
+        finally:
+            reading.cancel()
+            writing.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+    async def _write_all(self, link: _Link) -> None:
+        """Send all there is to send; half-close when nothing more is to come on this stream."""
+        try:
+            while not link.closed:
+                await self._session.wakeup.wait_for(lambda: self._has_work(link), DROP_REPORT_INTERVAL_S)
+                message = self._next(link)
+                if message is not None:
+                    await _write(link.call, message)
+                elif self._is_done(link):
+                    link.closed = True
+                    await link.call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await asyncio.Event().wait()  # the stream is over; the reader learns why, and ends us
+
+    def _has_work(self, link: _Link) -> bool:
+        session = self._session
+        unsent = not link.draining and link.cursor < session.window.next_sequence
+        new_point = not link.draining and session.tuning.name.id not in link.announced
+        return bool(session.refusals) or unsent or new_point or self._is_done(link)
+
+    def _is_done(self, link: _Link) -> bool:
+        if self._session.complete:
+            return True
+        return link.draining and self._session.window.first_sequence >= link.cursor
+
+    def _next(self, link: _Link) -> m.FromSensor | None:
+        """What is to be sent now, marked as sent; None for nothing."""
+        session = self._session
+        if session.refusals:
+            return session.refusals.popleft()
+        report = self._drop_report(link)
+        if report is not None or link.draining:
+            return report
+        message = session.window.at(link.cursor)
+        point = session.tuning.name if message is None else message.point
+        if point.id not in link.announced:
+            link.announced.add(point.id)
+            return point
+        if message is None:
+            return None
+        if message.sent_s is None:
+            message.sent_s = self._clock()
+        link.cursor = message.end
+        return message.batch
+
+    def _drop_report(self, link: _Link) -> m.DropReport | None:
+        """Running totals, if they changed: once a second at most, and before the stream is closed."""
+        now_s = self._clock()
+        if now_s - link.reported_s < DROP_REPORT_INTERVAL_S and not self._is_done(link):
+            return None
+        unsent = self._ledger.unsent()
+        if unsent == link.reported:
+            return None
+        link.reported, link.reported_s = unsent, now_s
+        return m.DropReport(unsent)
+
+    async def _read_all(self, link: _Link) -> None:
+        """Take in what the server sends until it ends the stream."""
+        while True:
+            try:
+                message = await self._read(link.call)
+            except _LinkLost:
+                if link.closed:
+                    return
+                raise
+            await self._take(link, message)
+
+    async def _take(self, link: _Link, message: m.FromServer) -> None:
+        match message:
+            case m.Results():
+                await self._results(message)
+            case m.BatchRefused():
+                log.warning("images from %d on are refused: %s", message.first_sequence, message.error)
+                refused = self._session.window.resolve(message.first_sequence, message.images)
+                await self._write_down(partial(self._ledger.refused, refused, message.error))
+            case m.SetOperatingPoint():
+                self._commands.put(message)
+            case m.Drain():
+                log.warning("the server is going away (%s); finishing what is in flight", message.reason)
+                link.draining = True
+            case m.Welcome():
+                raise MalformedMessageError("the server sent a second welcome")
+        self._session.wakeup.notify()
+
+    async def _results(self, results: m.Results) -> None:
+        received_s = self._clock()
+        classes = len(self._session.bundle.manifest.classes)
+        if max(results.labels) >= classes:
+            raise MalformedMessageError(f"a result's label is {max(results.labels)}; the bundle has {classes} classes")
+        if not all(0 <= p <= 1.001 for p in results.probabilities):
+            raise MalformedMessageError("a result's probability is not between 0 and 1")
+        window = self._session.window
+        images = window.resolve(results.first_sequence, len(results.labels))
+        self._ledger.duplicates = window.duplicates
+        self._backoff.reset()
+        places = [image.sequence - results.first_sequence for image in images]
+        labels = [results.labels[place] for place in places]
+        probabilities = [results.probabilities[place] for place in places]
+        await self._write_down(partial(self._ledger.answered, images, labels, probabilities, received_s))
+
+    async def _write_down(self, write: Callable[[], None]) -> None:
+        # Shielded: the images are resolved already, so what became of them must be written even as the link ends.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, write))
+
+    async def _read(self, call: Call) -> m.FromServer:
+        proto = await call.read()
+        if not isinstance(proto, pb.ServerMessage):
+            raise _LinkLost("the server closed the stream")
+        return from_server_from_proto(proto)
+
+
+async def _write(call: Call, message: m.FromSensor) -> None:
+    await call.write(from_sensor_to_proto(message))

@@ -7,7 +7,7 @@ fewest bytes; a decoder reads zeros after the last byte.
 
 from typing import Any
 
-import constriction
+import constriction  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 

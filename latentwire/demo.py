@@ -1,0 +1,120 @@
+"""``latentwire demo``: the main job on this machine, and what it costs beside sending the picture itself."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from latentwire.bundle import ModelEntry, load_bundle
+from latentwire.codec.entropy_model import Frontier
+from latentwire.datasets import load_test
+from latentwire.local_run import SENSOR, Stream, stream, summarise
+from latentwire.report import Value
+
+TURNS = 2
+JPEG_QUALITY = 75
+
+
+@dataclass(frozen=True, slots=True)
+class DemoConfig:
+    """``data`` is digits, cifar10 or cifar100; ``bundle`` the bundle, by default the shipped one of that name;
+    ``rounds`` how often the test images go round at each rate scale."""
+
+    data: str = "digits"
+    bundle: str | None = None
+    data_root: Path | None = None
+    rounds: int = 4
+    images_per_message: int = 64
+
+
+def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Value]]:
+    """Stream, turn the knob twice, print the table; its rows, baselines last."""
+    name = config.bundle or config.data
+    bundle = load_bundle(name)
+    dataset = load_test(config.data, config.data_root)
+    variant = bundle.manifest.variant()
+    entry = variant.model()
+    frontier = bundle.codec_parameters(bundle.manifest.default_variant, variant.default_model).frontier
+    scales = demo_scales(entry, frontier)
+    images = len(dataset.images) * config.rounds
+    console.print(
+        f"[bold]{bundle.manifest.model_id}[/]: {len(dataset.images)} test images, {config.rounds} times at each of the "
+        f"rate scales {', '.join(f'{s:g}' for s in scales)}; server and sensor are processes of this machine"
+    )
+    options = ["--rate-scale", repr(scales[0])]
+    options += ["--data-root", str(config.data_root)] if config.data_root else []
+    with stream(name, config.data, images * len(scales), config.images_per_message, options) as running:
+        for turn, scale in enumerate(scales[1:], start=1):
+            _turn(running, images * turn, scale, console)
+        results = running.finish()
+        rows = [{"bundle": bundle.manifest.model_id} | row for row in summarise(results, running.relay)]
+    rows += baselines(dataset.images)
+    console.print(_table(rows, config.data))
+    return rows
+
+
+def demo_scales(entry: ModelEntry, frontier: Frontier) -> list[float]:
+    """The default rate scale, and two coarser ones on the way to the range's low end."""
+    low = [float(s) for s in frontier.rate_scale if s < entry.rate_default]
+    if not low:
+        return [entry.rate_default, (entry.rate_default + entry.rate_max) / 2, entry.rate_max]
+    return [entry.rate_default, low[len(low) // 2], low[0]] if len(low) > 1 else [entry.rate_default, low[0]]
+
+
+def baselines(images: np.ndarray[Any, np.dtype[np.uint8]]) -> list[dict[str, Value]]:
+    """What the pictures themselves cost: raw, as PNG, as JPEG."""
+    picture = {
+        "raw image": lambda image: image.size,
+        "PNG": lambda image: _size(image, format="PNG", optimize=True),
+        f"JPEG q{JPEG_QUALITY}": lambda image: _size(image, format="JPEG", quality=JPEG_QUALITY),
+    }
+    return [
+        {"model": name, "images": len(images), "payload_bits": float(np.mean([8 * size(image) for image in images]))}
+        for name, size in picture.items()
+    ]
+
+
+def _turn(running: Stream, images: int, scale: float, console: Console) -> None:
+    running.wait_for(images)
+    before, after = running.control.set_rate(SENSOR, scale)
+    console.print(
+        f"  after {images} images: rate scale {before.rate_scale:g} -> {after.rate_scale:g}, "
+        f"{before.payload_bits_per_image:.2f} -> {after.payload_bits_per_image:.2f} payload bits an image"
+    )
+
+
+def _size(image: np.ndarray[Any, np.dtype[np.uint8]], **options: Any) -> int:
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze(axis=2) if image.shape[2] == 1 else image).save(buffer, **options)
+    return buffer.tell()
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("rate scale", "rate_scale", lambda v: f"{v:g}"),
+    ("images", "images", str),
+    ("accuracy", "accuracy", lambda v: f"{v:.2%}"),
+    ("refined", "share_refined", lambda v: f"{v:.1%}"),
+    ("ideal bits", "ideal_bits", lambda v: f"{v:.2f}"),
+    ("payload bits", "payload_bits", lambda v: f"{v:.2f}"),
+    ("gRPC bits", "grpc_bits", lambda v: f"{v:.2f}"),
+    ("wire bits", "wire_bits", lambda v: f"{v:.2f}"),
+    ("p50 ms", "latency_p50_ms", lambda v: f"{v:.1f}"),
+    ("p95 ms", "latency_p95_ms", lambda v: f"{v:.1f}"),
+)
+
+
+def _table(rows: list[dict[str, Value]], data: str) -> Table:
+    table = Table(title=f"{data}: bits an image, means", caption="wire bits: counted at the sensor's socket, framing in")
+    table.add_column("code")
+    for heading, _, _ in _COLUMNS:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = ["" if row.get(name) is None else show(row[name]) for _, name, show in _COLUMNS]
+        table.add_row(str(row["model"]), *cells)
+    return table

@@ -1,0 +1,96 @@
+"""A TCP relay that counts what crosses it: wire bits are measured at the socket, by nobody who could be wrong about it."""
+
+import asyncio
+import bisect
+import threading
+import time
+from types import TracebackType
+
+_CHUNK = 1 << 16
+
+
+class CountingRelay:
+    """Forwards a free loopback port to ``target`` (host, port) from a thread of its own, while in its ``with`` block.
+
+    ``up_bytes_at(t)`` and ``down_bytes_at(t)`` tell how many bytes had come from the client, and from the server, by
+    time t (``time.monotonic`` seconds, which all processes of a machine share).
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self._up = _Count()
+        self._down = _Count()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._ready = threading.Event()
+        self._stop = asyncio.Event()
+        self.port = 0
+
+    def __enter__(self) -> "CountingRelay":
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def up_bytes_at(self, time_s: float) -> int:
+        """Bytes that the client had sent by then."""
+        return self._up.at(time_s)
+
+    def down_bytes_at(self, time_s: float) -> int:
+        """Bytes that the server had sent by then."""
+        return self._down.at(time_s)
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(
+            _forward(reader, far_writer, self._up), _forward(far_reader, writer, self._down), return_exceptions=True
+        )
+
+
+class _Count:
+    """A running total with the time of each rise."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = [float("-inf")]
+        self._totals: list[int] = [0]
+
+    def add(self, count: int) -> None:
+        self._totals.append(self._totals[-1] + count)
+        self._times.append(time.monotonic())
+
+    def at(self, time_s: float) -> int:
+        return self._totals[bisect.bisect_right(self._times, time_s) - 1]
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: _Count) -> None:
+    try:
+        while data := await reader.read(_CHUNK):
+            count.add(len(data))
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass  # either side may go at any time; the other is told below
+    finally:
+        writer.close()

@@ -19,9 +19,10 @@ class DropCounter(Protocol):
 
 
 def start_capture(source: Source, queue: FrameQueue, drops: DropCounter, *, again: bool) -> threading.Thread:
-    """Read ``source`` in a thread of its own until the queue is ended; ``again`` goes round a recorded source.
+    """Read ``source`` in a thread of its own until the queue is ended.
 
-    The thread is a daemon: a camera that hangs must not keep the process from ending.
+    ``again`` goes round a recorded source. The thread is a daemon: a camera that hangs must not keep the
+    process from ending.
     """
     thread = threading.Thread(
         target=_capture, args=(source, queue, drops, again), name="latentwire-capture", daemon=True

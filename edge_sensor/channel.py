@@ -10,8 +10,8 @@ from latentwire.errors import LatentwireError, ProtocolError
 
 _MAX_RECEIVE_BYTES = 4 << 20
 
-# A fresh subchannel for every attempt: the pauses between attempts are ours, not gRPC's. Pings go out only while a
-# stream is open, so that a link that died silently (a mast's modem) is noticed within 40 s.
+# A fresh subchannel for every attempt: the pauses between attempts are ours, not gRPC's. Pings go out only
+# while a stream is open, so that a link that died silently (a mast's modem) is noticed within 40 s.
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES),
@@ -53,10 +53,16 @@ def refusal(error: grpc.aio.AioRpcError, server: str) -> LatentwireError | None:
 
 
 class Backoff:
-    """Pauses between attempts: doubled each time up to a ceiling, and jittered, so that sensors spread out."""
+    """Pauses between attempts.
+
+    Doubled each time up to a ceiling, and jittered, so that sensors spread out.
+    """
 
     def __init__(
-        self, first_s: float = 0.1, ceiling_s: float = 10.0, uniform: Callable[[float, float], float] = random.uniform
+        self,
+        first_s: float = 0.1,
+        ceiling_s: float = 10.0,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._first_s = first_s
         self._ceiling_s = ceiling_s

@@ -24,7 +24,10 @@ OnDrop = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What images are coded with now: the operating point, its name on the wire, and the variant's encoder."""
+    """What images are coded with now.
+
+    The operating point, its name on the wire, and the variant's encoder.
+    """
 
     point: OperatingPoint
     name: OperatingPointName
@@ -51,7 +54,8 @@ class MessageCoder:
     ) -> list[CodedMessage] | None:
         """Wait for up to ``images`` frames and code them, numbered from ``first_sequence`` on.
 
-        Mostly one message; none when no frame could be coded; several when a payload would pass the server's limit.
+        Mostly one message; none when no frame could be coded; several when a payload would pass the server's
+        limit.
         None: the source has ended. Raises the source's error, or InferenceError.
         """
         frames = self._queue.take(images, self._delay_s)
@@ -94,7 +98,10 @@ class MessageCoder:
     def _halves(
         self, tuning: Tuning, frames: list[Frame], latents: Latents, first: int, max_payload_bytes: int
     ) -> list[CodedMessage]:
-        """Code a message that is over the server's limit as two; a single image that is over it is dropped."""
+        """Code a message that is over the server's limit as two.
+
+        A single image that is over it is dropped.
+        """
         if len(frames) == 1:
             self._drop(frames[0], MalformedMessageError.__name__)
             return []

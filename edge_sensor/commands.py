@@ -19,7 +19,10 @@ log = logging.getLogger("latentwire.sensor")
 
 @dataclass(frozen=True, slots=True)
 class Tuner:
-    """Makes operating points and encoders of a bundle. Its methods take milliseconds to seconds: not for the loop."""
+    """Makes operating points and encoders of a bundle.
+
+    Its methods take milliseconds to seconds: not for the loop.
+    """
 
     bundle: Bundle
     points: OperatingPoints
@@ -59,7 +62,10 @@ class Tuner:
 
 
 class Commands:
-    """Commands in the order they came, one at a time. Those that cannot be carried out are refused by name."""
+    """Commands in the order they came, one at a time.
+
+    Those that cannot be carried out are refused by name.
+    """
 
     def __init__(self, session: Session, tuner: Tuner, queue: FrameQueue) -> None:
         self._session = session

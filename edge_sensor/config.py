@@ -12,8 +12,8 @@ class SensorConfig:
     Attributes:
         bundle: folder of the bundle, or the name of a shipped one.
         server: ``HOST:PORT`` of the server.
-        source: ``digits``, ``cifar10`` or ``cifar100`` (their test splits), an image file, a folder of images, a
-            video file, or a camera's index.
+        source: ``digits``, ``cifar10`` or ``cifar100`` (their test splits), an image file, a folder of
+            images, a video file, or a camera's index.
         name: the sensor's name, unique among a server's sensors.
         variant: encoder variant; None takes the bundle's default.
         model: entropy model; None takes the variant's default.
@@ -26,7 +26,8 @@ class SensorConfig:
         threads: threads of ONNX Runtime inside one encoder run.
         max_unanswered_images: images sent ahead of their results; the server may allow fewer.
         data_root: folder of the data sets; None takes the library's own default.
-        connect_timeout_s: how long to look for a server that never answered; a lost one is looked for forever.
+        connect_timeout_s: how long to look for a server that never answered; a lost one is looked for
+            forever.
         max_backoff_s: longest pause between two attempts to connect.
         grace_s: after SIGTERM or Ctrl-C, how long images in flight may take to be answered.
         progress: show progress on standard error.

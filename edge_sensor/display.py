@@ -17,8 +17,8 @@ _LINE_INTERVAL_S = 5.0
 class Display:
     """Shows reports from a thread of its own until it is closed.
 
-    ``report`` gives the counts as they are now, ``tuning`` the operating point in words. Both are called in that
-    thread.
+    ``report`` gives the counts as they are now, ``tuning`` the operating point in words. Both are called in
+    that thread.
     """
 
     def __init__(self, title: str, report: Callable[[], SensorReport], tuning: Callable[[], str]) -> None:

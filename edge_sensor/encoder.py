@@ -14,7 +14,10 @@ from latentwire.errors import InferenceError
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """What an encoder gives: ``latent`` (N, d) float32 and, if it has a head, ``head_logits`` (N, A) float32."""
+    """What an encoder gives.
+
+    ``latent`` (N, d) float32 and, if it has a head, ``head_logits`` (N, A) float32.
+    """
 
     latent: NDArray[np.float32]
     head_logits: NDArray[np.float32] | None
@@ -29,7 +32,10 @@ class Encoder(Protocol):
 
 
 class OnnxEncoder:
-    """A bundle's encoder; InferenceError if the file is no encoder for images of ``spec`` and latents of width d."""
+    """A bundle's encoder.
+
+    InferenceError if the file is no encoder for images of ``spec`` and latents of width d.
+    """
 
     def __init__(self, path: Path, spec: InputSpec, d: int, *, threads: int, batch_images: int) -> None:
         options = ort.SessionOptions()

@@ -1,4 +1,4 @@
-"""The bounded queue between the thread that captures and the one that encodes, and the rule that closes a message."""
+"""The bounded queue between capturing and encoding, and the rule that closes a message."""
 
 import threading
 import time
@@ -12,7 +12,10 @@ Clock = Callable[[], float]
 
 
 class OpenMessage:
-    """Images that will travel together: closed by count, or by the age of the oldest, whichever comes first."""
+    """Images that will travel together.
+
+    Closed by count, or by the age of the oldest, whichever comes first.
+    """
 
     __slots__ = ("_delay_s", "_images", "frames")
 
@@ -34,7 +37,10 @@ class OpenMessage:
 
 
 class FrameQueue:
-    """Frames on their way from the capture thread to the encoder. Every wait ends when the queue is closed."""
+    """Frames on their way from the capture thread to the encoder.
+
+    Every wait ends when the queue is closed.
+    """
 
     def __init__(self, capacity: int, clock: Clock = time.monotonic) -> None:
         self._capacity = capacity
@@ -51,7 +57,10 @@ class FrameQueue:
         return self._ended
 
     def put(self, frame: Frame, live: bool) -> Frame | None:
-        """Add a frame. A recorded source waits for room; a live one pushes out the oldest frame, returned here."""
+        """Add a frame.
+
+        A recorded source waits for room; a live one pushes out the oldest frame, returned here.
+        """
         with self._changed:
             pushed_out = None
             if live and len(self._frames) >= self._capacity:
@@ -66,8 +75,8 @@ class FrameQueue:
     def take(self, images: int, delay_s: float) -> list[Frame] | None:
         """Wait for a message's worth of images, 1 to ``images``.
 
-        None: the source has ended. An empty list: ``hurry`` was called while no image was there. Raises the error
-        that ended the source, once what came before it has been taken.
+        None: the source has ended. An empty list: ``hurry`` was called while no image was there. Raises the
+        error that ended the source, once what came before it has been taken.
         """
         message = OpenMessage(images, delay_s)
         with self._changed:
@@ -93,7 +102,10 @@ class FrameQueue:
             self._changed.notify_all()
 
     def end(self, error: LatentwireError | None = None) -> None:
-        """Put nothing in any more; what is in may still be taken. ``error`` says why the source ended badly."""
+        """Put nothing in any more.
+
+        What is in may still be taken. ``error`` says why the source ended badly.
+        """
         with self._changed:
             if not self._ended:
                 self._ended = True

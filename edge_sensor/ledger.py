@@ -16,12 +16,15 @@ _LATEST = 8
 
 @dataclass(frozen=True, slots=True)
 class SensorReport:
-    """What a sensor has done so far. Bits are means per image coded; None stands for "no image to tell it from".
+    """What a sensor has done so far.
+
+    Bits are means per image coded; None stands for "no image to tell it from".
 
     Attributes:
         images_sent: images coded and numbered.
         images_answered: of those, with a result.
-        images_refused: of those, refused by the server; they are among ``dropped`` too, by the refusal's name.
+        images_refused: of those, refused by the server; they are among ``dropped`` too, by the refusal's
+            name.
         dropped: reason -> images that never get a result.
         duplicates: results that came again and were ignored.
         reconnects: times the link was made again.
@@ -97,7 +100,11 @@ class Ledger:
         self._lost(images, reason)
 
     def answered(
-        self, images: Sequence[Unanswered], labels: Sequence[int], probabilities: Sequence[float], received_s: float
+        self,
+        images: Sequence[Unanswered],
+        labels: Sequence[int],
+        probabilities: Sequence[float],
+        received_s: float,
     ) -> None:
         """These have their results, got at ``received_s`` (monotonic). Writes."""
         rows = [self._row(*found, received_s) for found in zip(images, labels, probabilities, strict=True)]
@@ -141,9 +148,7 @@ class Ledger:
             )
 
     def _lost(self, images: Sequence[Unanswered], reason: str) -> None:
-        self._results.write(
-            [{"sequence": i.sequence, "item": i.picture.item, "dropped": reason} for i in images]
-        )
+        self._results.write([{"sequence": i.sequence, "item": i.picture.item, "dropped": reason} for i in images])
 
     def _row(self, image: Unanswered, label: int, probability: float, received_s: float) -> dict[str, Any]:
         picture, message = image.picture, image.message

@@ -1,4 +1,7 @@
-"""The event loop's side of coding: as long as there is room, have the next message coded and put into the window."""
+"""The event loop's side of coding.
+
+As long as there is room, have the next message coded and put into the window.
+"""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

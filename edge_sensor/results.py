@@ -21,12 +21,15 @@ class ResultsFile:
             if target == "-":
                 self._file = sys.stdout
             elif target is not None:
-                self._file = Path(target).open("w", encoding="utf-8")
+                self._file = Path(target).open("w", encoding="utf-8")  # noqa: SIM115  (open for the whole run)
         except OSError as error:
             raise LatentwireError(f"results cannot be written to {target} ({error.strerror}); name another") from None
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows and flush them, so that a reader of the file sees whole messages; LatentwireError if it fails."""
+        """Write rows and flush them, so that a reader of the file sees whole messages.
+
+        LatentwireError if it fails.
+        """
         if self._file is None or not rows:
             return
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)

@@ -49,8 +49,8 @@ class _Parts:
 def run_sensor(config: SensorConfig, observe: Observer | None = None) -> SensorReport:
     """Run a sensor until its source has ended, its limit is reached, or SIGTERM or Ctrl-C; blocks.
 
-    ``observe`` is called in a worker thread with every message and the symbols it codes. Raises a LatentwireError
-    that says in one line what is wrong and what to do.
+    ``observe`` is called in a worker thread with every message and the symbols it codes. Raises a
+    LatentwireError that says in one line what is wrong and what to do.
     """
     log.info("sensor settings: %s", config.described())
     bundle = load_bundle(config.bundle, "sensor")
@@ -78,12 +78,15 @@ class _Run:
         self._parts = parts
         self._queue = FrameQueue(2 * config.images_per_message)
         self._session = Session(
-            uuid.uuid4().hex, config.name, parts.bundle, parts.point, parts.encoder, config.max_unanswered_images
+            uuid.uuid4().hex,
+            config.name,
+            parts.bundle,
+            parts.point,
+            parts.encoder,
+            config.max_unanswered_images,
         )
         coder = MessageCoder(self._queue, ledger.dropped, config.delay_s, observe)
-        self._pipeline = Pipeline(
-            self._session, self._queue, coder, ledger, config.images_per_message, config.limit
-        )
+        self._pipeline = Pipeline(self._session, self._queue, coder, ledger, config.images_per_message, config.limit)
         self._writer = ThreadPoolExecutor(1, "latentwire-results")
         self._commands = Commands(self._session, parts.tuner, self._queue)
         self._stream = StreamClient(config, self._session, ledger, self._commands, self._writer)
@@ -108,8 +111,8 @@ class _Run:
         grace = asyncio.create_task(self._grace())
         tasks = (pipeline, stream, commands, grace)
         try:
-            # The stream ends when all is answered, or with a refusal; grace ends when there is no more time. A source
-            # that ended badly ends the pipeline, but what was sent before is still answered.
+            # The stream ends when all is answered, or with a refusal; grace ends when there is no more time.
+            # A source that ended badly ends the pipeline, but what was sent before is still answered.
             await asyncio.wait((stream, grace, commands), return_when=asyncio.FIRST_COMPLETED)
             for task in (stream, commands):
                 if task.done():

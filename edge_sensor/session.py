@@ -55,7 +55,13 @@ class Session:
     """The state of a session: its window, its tuning, and what is still to be told to the server."""
 
     def __init__(
-        self, session: str, name: str, bundle: Bundle, point: OperatingPoint, encoder: Encoder, window_images: int
+        self,
+        session: str,
+        name: str,
+        bundle: Bundle,
+        point: OperatingPoint,
+        encoder: Encoder,
+        window_images: int,
     ) -> None:
         self.id = session
         self.name = name

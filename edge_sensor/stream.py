@@ -1,7 +1,7 @@
 """The sensor's end of the stream: keeps a link to the server, sends what is coded, takes what comes back.
 
-A stream carries, in order: Hello, Welcome, every unanswered message from where the server wants it, then new ones.
-When it breaks, the next one begins the same way, so nothing is lost and nothing is numbered twice.
+A stream carries, in order: Hello, Welcome, every unanswered message from where the server wants it, then new
+ones. When it breaks, the next one begins the same way, so nothing is lost and nothing is numbered twice.
 """
 
 import asyncio
@@ -64,7 +64,10 @@ class StreamClient:
         writer: ThreadPoolExecutor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``writer`` is the one thread that writes results: neither a full pipe nor a slow disk stops the loop."""
+        """``writer`` is the one thread that writes results.
+
+        Neither a full pipe nor a slow disk stops the loop.
+        """
         self._config = config
         self._session = session
         self._ledger = ledger
@@ -77,7 +80,8 @@ class StreamClient:
     async def run(self) -> None:
         """Return when the session is complete.
 
-        Raises ServerUnavailableError when no server was reached in time, and the error a server refused us by.
+        Raises ServerUnavailableError when no server was reached in time, and the error a server refused us
+        by.
         """
         begun_s = self._clock()
         while not self._session.complete:
@@ -97,8 +101,8 @@ class StreamClient:
     def _unavailable(self, reason: str) -> ServerUnavailableError:
         server = self._config.server
         return ServerUnavailableError(
-            f"no server answers at {server} ({reason}): start one there (latentwire server --listen {server}), "
-            "or give another address with --server"
+            f"no server answers at {server} ({reason}): start one there "
+            f"(latentwire server --listen {server}), or give another address with --server"
         )
 
     async def _one_stream(self, begun_s: float) -> str:
@@ -259,7 +263,7 @@ class StreamClient:
         await self._write_down(partial(self._ledger.answered, images, labels, probabilities, received_s))
 
     async def _write_down(self, write: Callable[[], None]) -> None:
-        # Shielded: the images are resolved already, so what became of them must be written even as the link ends.
+        # Shielded: the images are resolved already; what became of them is written even as the link ends.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, write))
 
     async def _read(self, call: Call) -> m.FromServer:

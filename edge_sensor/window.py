@@ -4,8 +4,8 @@
 
     0 ... answered | first_sequence .. unanswered .. | next_sequence: to be coded
 
-Messages are kept whole, and in order, until they and all before them are answered, so that after a cut link they
-can be sent again exactly as they were. Only the event loop's thread may use a window.
+Messages are kept whole, and in order, until they and all before them are answered, so that after a cut link
+they can be sent again exactly as they were. Only the event loop's thread may use a window.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,10 @@ class Picture:
 
 @dataclass(slots=True)
 class CodedMessage:
-    """A message, what it holds, and its size in ``grpc_bits``; ``sent_s`` is when gRPC first got it (monotonic)."""
+    """A message, what it holds, and its size in ``grpc_bits``.
+
+    ``sent_s`` is when gRPC first got it (monotonic).
+    """
 
     batch: LatentBatch
     point: OperatingPointName
@@ -93,12 +96,13 @@ class Window:
     def resume_at(self, server_next: int) -> int:
         """Where to send from when the server has answered all before ``server_next``.
 
-        That is the start of the first message it has not answered whole. SequenceError if it never got that far.
+        That is the start of the first message it has not answered whole. SequenceError if it never got that
+        far.
         """
         if server_next > self.next_sequence:
             raise SequenceError(
-                f"the server says that images up to {server_next} are answered, but {self.next_sequence} were sent; "
-                "restart the sensor to begin a new session"
+                f"the server says that {server_next} images are answered, but only {self.next_sequence} were "
+                "sent; restart the sensor to begin a new session"
             )
         later = (first for first, message in self._messages.items() if message.end > server_next)
         return next(later, self.next_sequence)

@@ -17,8 +17,8 @@ _DATASETS = ("digits", "cifar10", "cifar100")
 def open_source(name: str, spec: InputSpec, classes: tuple[str, ...], data_root: Path | None = None) -> Source:
     """The source of that name, opened; SourceError or DataError if it cannot be.
 
-    ``name`` is a data set, a camera's index, or the path of an image, a video or a folder of images; ``spec`` and
-    ``classes`` are the bundle's. A file whose ending no image has is taken for a video.
+    ``name`` is a data set, a camera's index, or the path of an image, a video or a folder of images; ``spec``
+    and ``classes`` are the bundle's. A file whose ending no image has is taken for a video.
     """
     if name in _DATASETS:
         return DatasetSource(name, data_root, spec, classes)

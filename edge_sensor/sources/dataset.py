@@ -11,7 +11,10 @@ from latentwire.datasets import load_test
 
 
 class DatasetSource:
-    """The test images of ``digits``, ``cifar10`` or ``cifar100``, in order; DataError if they are not there."""
+    """The test images of ``digits``, ``cifar10`` or ``cifar100``, in order.
+
+    DataError if they are not there.
+    """
 
     live = False
 

@@ -25,9 +25,9 @@ _NO_PICTURES = ("MPEG",)  # Pillow names the format, but reads no picture from i
 class FileSource:
     """Image files in a given order, read one at a time.
 
-    ``root`` is the file, or the folder, whose files are taken recursively in sorted order; hidden ones and those
-    whose ending no image has are left out. The nearest folder below ``root`` named as a class of the bundle is an
-    image's truth. Raises SourceError if there is nothing to read.
+    ``root`` is the file, or the folder, whose files are taken recursively in sorted order; hidden ones and
+    those whose ending no image has are left out. The nearest folder below ``root`` named as a class of the
+    bundle is an image's truth. Raises SourceError if there is nothing to read.
     """
 
     live = False

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 class Frame:
     """One image, as the encoder takes it.
 
-    ``item`` names it within the source; ``image`` is uint8 (H, W, C) of the bundle's input; ``truth`` is an index
-    into the bundle's classes where it is known; ``captured_s`` is ``time.monotonic()`` when it was there.
+    ``item`` names it within the source; ``image`` is uint8 (H, W, C) of the bundle's input; ``truth`` is an
+    index into the bundle's classes where it is known; ``captured_s`` is ``time.monotonic()`` when it was
+    there.
     """
 
     item: str
@@ -31,7 +32,10 @@ class Dropped:
 
 
 class Source(Protocol):
-    """Images from somewhere. ``live`` ones cannot wait and never end by themselves; recorded ones can, and do."""
+    """Images from somewhere.
+
+    ``live`` ones cannot wait and never end by themselves; recorded ones can, and do.
+    """
 
     live: bool
     description: str

@@ -1,11 +1,12 @@
 """A picture of any kind -> the uint8 array a bundle's encoder takes.
 
-- The whole picture is kept and stretched to the input's size (bilinear, antialiased): nothing the camera saw is lost.
+- The whole picture is kept and stretched to the input's size (bilinear, antialiased): nothing the camera saw
+  is lost.
 - EXIF orientation is applied. Of an animation, the first picture counts.
 - Transparent pixels are laid over black.
-- 16-bit grey keeps its high byte (0..65535 -> 0..255); 32-bit integers are taken as 16-bit ones; floats as 0..1 if
-  none is above 1, else as 0..255.
-- Colour becomes grey by ITU-R 601 luma, grey becomes three equal channels, CMYK goes by Pillow's plain conversion.
+- 16-bit grey keeps its high byte (0..65535 -> 0..255); 32-bit integers are taken as 16-bit ones; floats as
+  0..1 if none is above 1, else as 0..255.
+- Colour becomes grey by ITU-R 601 luma, grey becomes three equal channels, CMYK goes by Pillow's conversion.
 """
 
 import warnings
@@ -55,7 +56,10 @@ def fit_picture(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def fit_array(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    """An image (H, W, 1 or 3) uint8 as (height, width, channels) of ``spec``; the array itself where it fits."""
+    """An image (H, W, 1 or 3) uint8 as (height, width, channels) of ``spec``.
+
+    The array itself where it fits.
+    """
     if image.shape == (spec.height, spec.width, spec.channels):
         return image
     return fit_picture(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), spec)

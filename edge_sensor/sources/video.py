@@ -25,7 +25,10 @@ class VideoSource:
         self.description = f"video {path}"
 
     def __iter__(self) -> Iterator[Frame | Dropped]:
-        """Every picture once. One that does not decode is dropped as ImageError; a broken tail ends the round."""
+        """Every picture once.
+
+        One that does not decode is dropped as ImageError; a broken tail ends the round.
+        """
         with _open(str(self._path)) as container:
             try:
                 yield from _frames(container, self._path.name, self._spec)

@@ -97,9 +97,7 @@ class ControlClient:
             raise errors.ServerUnavailableError(
                 f"no server answers at {self.target}: start 'latentwire server', or correct --server"
             ) from error
-        raise error_of(details) or errors.LatentwireError(
-            f"the server answered {code.name}: {details}"
-        ) from error
+        raise error_of(details) or errors.LatentwireError(f"the server answered {code.name}: {details}") from error
 
 
 def error_of(details: str) -> errors.LatentwireError | None:

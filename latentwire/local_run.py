@@ -21,7 +21,6 @@ from latentwire.errors import LatentwireError, ServerUnavailableError
 from latentwire.messages import SensorInfo
 from latentwire.relay import CountingRelay
 
-START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.01
 SENSOR = "demo"
@@ -63,7 +62,7 @@ def stream(
     """Start a server, a counting relay and a sensor that sends ``limit`` images through it."""
     with tempfile.TemporaryDirectory(prefix="latentwire-") as folder:
         results = Path(folder) / "results.jsonl"
-        with _server(bundle, Path(folder)) as (target, port), CountingRelay("127.0.0.1", port) as relay:
+        with serve(bundle) as (target, port), CountingRelay("127.0.0.1", port) as relay:
             options = ["--bundle", bundle, "--server", f"127.0.0.1:{relay.port}", "--source", source, "--name", SENSOR]
             options += ["--limit", str(limit), "--results", str(results), "--no-progress"]
             options += ["--images-per-message", str(images_per_message), *sensor_options]
@@ -76,24 +75,23 @@ def stream(
 
 
 @contextmanager
-def _server(bundle: str, folder: Path) -> Iterator[tuple[str, int]]:
-    port_file = folder / "port"
-    options = ["--bundle", bundle, "--listen", "127.0.0.1:0", "--port-file", str(port_file), "--log-level", "warning"]
-    server = _start("server", options)
+def serve(bundle: str) -> Iterator[tuple[str, int]]:
+    """Start a server process on a free port; its HOST:PORT and its port."""
+    server = _start("server", ["--bundle", bundle, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not port_file.exists():
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise ServerUnavailableError(f"the server did not start (status {server.poll()}); see its message above")
-            time.sleep(POLL_S)
-        port = int(port_file.read_text())
-        yield f"127.0.0.1:{port}", port
+        assert server.stdout is not None  # it was asked for
+        said = server.stdout.readline().decode()  # empty when the process ends before it listens
+        if not said.startswith("listening on "):
+            raise ServerUnavailableError(f"the server did not start (status {server.wait()}); its message is above")
+        target = said.split()[-1]
+        yield target, int(target.rpartition(":")[2])
     finally:
         _stop(server)
 
 
-def _start(command: str, options: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "latentwire", command, *options])
+def _start(command: str, options: Sequence[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
+    quiet = ["--log-level", "warning"]
+    return subprocess.Popen([sys.executable, "-m", "latentwire", *quiet, command, *options], stdout=stdout)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -117,7 +117,7 @@ def sensor(
             results=results,
             images_per_message=images_per_message,
             delay_s=delay_s,
-            encoder_threads=threads,
+            threads=threads,
             max_unanswered_images=max(max_unanswered_images, images_per_message),
             connect_timeout_s=connect_timeout_s,
             data_root=data_root,

@@ -1,0 +1,58 @@
+# Two virtual environments, each made when first needed and again when pyproject.toml or constraints.txt change:
+# .venv holds what sensor and server need (about 0.5 GB, no torch), .venv-dev everything (about 6 GB, torch with CUDA:
+# the registry's only build).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check e2e bench proto golden
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
+REQUIREMENTS := pyproject.toml constraints.txt
+RUN := .venv/bin
+DEV := .venv-dev/bin
+DEMO ?=
+PYTEST ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.done ## a server and a sensor as two processes, the knob turned in mid-stream (DEMO="--data cifar10")
+	$(RUN)/latentwire demo $(DEMO)
+
+test: .venv-dev/.done ## unit, golden, integration and architecture tests (PYTEST="-k codec")
+	$(DEV)/pytest -m "not docker" $(PYTEST)
+
+check: .venv-dev/.done ## ruff, mypy --strict, the layers, the generated stubs
+	$(DEV)/ruff check .
+	$(DEV)/ruff format --check .
+	$(DEV)/mypy
+	$(DEV)/lint-imports
+	$(DEV)/python tools/stubs.py check
+
+e2e: .venv-dev/.done ## the containers, brought up by a real engine
+	$(DEV)/pytest -m docker tests/e2e $(PYTEST)
+
+bench: .venv/.done ## the ladder: ideal, payload, gRPC and socket bits an image
+	$(RUN)/python -m benchmarks.ladder
+
+proto: .venv-dev/.done ## generate latentwire/v1 from proto/
+	$(DEV)/python tools/stubs.py write
+
+golden: .venv-dev/.done ## write the golden vectors anew; only on purpose, with a new format version
+	$(DEV)/python -m tests.golden.make
+
+# Asked for by path, so that a make that was stopped half-way starts again.
+.venv/.done: $(REQUIREMENTS)
+	$(call install,.venv,sensor$(comma)server)
+
+.venv-dev/.done: $(REQUIREMENTS)
+	$(call install,.venv-dev,sensor$(comma)server$(comma)training$(comma)dev)
+
+comma := ,
+define install
+	@[[ -n "$(PYTHON)" ]] || { echo "no Python found: install Python 3.11 or 3.12, or give PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "installing latentwire[$(2)] into $(1) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(1)
+	@$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
+	@touch $@
+endef

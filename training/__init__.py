@@ -1,0 +1,1 @@
+"""Makes and measures the paired models: the only place where torch may appear."""

@@ -1,0 +1,227 @@
+"""The training loop that every step shares: batches, schedule, checkpoints, log, interruption.
+
+What a step minimises is a function of the pair and a batch; here is only how the steps are walked. One walk of
+(seed, configuration) gives the same bits on the CPU whether it is interrupted or not: the order of an epoch's images
+follows from seed and epoch, and all else that is random comes from states that the checkpoint carries.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentwire.datasets import Dataset
+from latentwire.errors import TrainingError
+from training.augment import random_crop_flip, reflect_pad
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.models import Pair
+from training.progress import Progress, StopSignal
+
+CHECK_EVERY = 16  # steps between looks at the loss: each look waits for a GPU
+
+
+class StepLoss(NamedTuple):
+    """One batch's ``loss`` (a scalar to minimise), and the ``logits`` (B, K) that its accuracy is counted on."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+LossFunction = Callable[[Pair, Tensor, Tensor], StepLoss]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """How an epoch is walked: ``epochs``, images a ``batch``, ``crop`` pixels of mirrored border to crop from,
+    mirror images (``flip``), ``seed``, and the ``precision`` of matrix products."""
+
+    epochs: int
+    batch: int
+    crop: int
+    flip: bool
+    seed: int
+    precision: Literal["bf16", "fp32"]
+
+
+class Trainer:
+    """A run under way: the pair, its optimizer and schedule, and how far it is.
+
+    ``method`` and ``config`` name the run in its checkpoint at ``path``; ``train`` and ``validation`` are the data
+    (``validation`` may be empty). The pair must be on its device already.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        config: dict[str, Any],
+        path: Path,
+        walk: Walk,
+        pair: Pair,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        train: Dataset,
+        validation: Dataset,
+    ) -> None:
+        self.method, self.config, self.path, self.walk = method, config, path, walk
+        self.pair, self.optimizer, self.scheduler = pair, optimizer, scheduler
+        self.classes = train.classes
+        self.device = next(pair.parameters()).device
+        self.size = (train.images.shape[1], train.images.shape[2])
+        self.padded = reflect_pad(torch.from_numpy(train.images).to(self.device), walk.crop)
+        self.labels = torch.from_numpy(train.labels).to(self.device)
+        self.validation = validation
+        self.batch = min(walk.batch, len(train))
+        self.steps_per_epoch = len(train) // self.batch
+        self.generator = torch.Generator().manual_seed(walk.seed)
+        self.epoch, self.step = 0, 0
+        self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)  # of the losses, and of right answers
+        self.history: list[dict[str, float]] = []
+
+    def run(self, loss_function: LossFunction, progress: Progress) -> None:
+        """Walk from where the run is to its end, saving after every epoch.
+
+        Raises TrainingError when the loss is no number, memory runs out, or a signal asked to stop (after saving);
+        CheckpointError when a checkpoint cannot be saved.
+        """
+        with StopSignal() as stop, progress:
+            while self.epoch < self.walk.epochs:
+                started = time.monotonic()
+                for picks in self._batches():
+                    if stop.requested:
+                        self._save_and_stop()
+                    with _memory_errors():
+                        self._take_step(loss_function, picks)
+                    if self.step % CHECK_EVERY == 0:
+                        self._check_loss()
+                        progress.step(self.epoch, self.step, float(self.sums[0]) / self.step)
+                self._end_epoch(time.monotonic() - started, progress)
+                self.save()
+
+    def _batches(self) -> Iterator[Tensor]:
+        """The rest of the epoch's batches: indices (B,), of an order that follows from seed and epoch."""
+        order = np.random.default_rng((self.walk.seed, self.epoch)).permutation(len(self.labels))
+        shuffled = torch.from_numpy(order)
+        for step in range(self.step, self.steps_per_epoch):
+            yield shuffled[step * self.batch : (step + 1) * self.batch]
+
+    def _take_step(self, loss_function: LossFunction, picks: Tensor) -> None:
+        self.pair.train()
+        images = random_crop_flip(self.padded, picks, self.size, self.walk.flip, self.generator)
+        labels = self.labels[picks.to(self.device)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.walk.precision == "bf16"):
+            loss, logits = loss_function(self.pair, images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.scheduler.step()
+        self.sums += torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()])
+        self.step += 1
+
+    def _check_loss(self) -> None:
+        if not torch.isfinite(self.sums[0]):
+            raise TrainingError(
+                f"the loss became NaN or infinite in epoch {self.epoch + 1}: lower the learning rate "
+                f"(--peak-rate), or train in fp32; the last checkpoint is from before"
+            )
+
+    def _end_epoch(self, seconds: float, progress: Progress) -> None:
+        self._check_loss()
+        loss, right = self.sums.tolist()
+        row = {
+            "epoch": float(self.epoch + 1),
+            "learning_rate": float(self.scheduler.get_last_lr()[0]),
+            "train_loss": loss / self.steps_per_epoch,
+            "train_accuracy": right / (self.steps_per_epoch * self.batch),
+            **accuracy(self.pair, self.validation, "validation"),
+            "seconds": round(seconds, 3),
+        }
+        self.history.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.sums.zero_()
+        progress.epoch(row, self.history)
+
+    def _save_and_stop(self) -> None:
+        self._check_loss()
+        self.save()
+        raise TrainingError(
+            f"stopped in epoch {self.epoch + 1} of {self.walk.epochs}, step {self.step} of {self.steps_per_epoch}, "
+            f"and saved as {self.path}: the same command with --resume goes on from there"
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint; CheckpointError if it cannot be written."""
+        state: dict[str, Any] = {
+            "pair": self.pair.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "sums": self.sums.cpu(),
+        }
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        pair = self.pair.config.to_dict()
+        checkpoint = Checkpoint(
+            self.method, self.config, pair, self.classes, self.epoch, self.step, state, self.history
+        )
+        save_checkpoint(self.path, checkpoint)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of this very run (``check_same_run`` first)."""
+        state = checkpoint.state
+        self.pair.load_state_dict(state["pair"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        self.sums = state["sums"].to(self.device)
+        self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
+
+
+def accuracy(pair: Pair, dataset: Dataset, name: str, batch: int = 512) -> dict[str, float]:
+    """The decoder's and, where there is one, the head's share of right answers (0..1), in float32 and without
+    augmentation: ``{name}_accuracy`` and ``{name}_head_accuracy``. Nothing for an empty set."""
+    if not len(dataset):
+        return {}
+    device = next(pair.parameters()).device
+    right = {f"{name}_accuracy": 0}
+    pair.eval()
+    with torch.inference_mode():
+        for start in range(0, len(dataset), batch):
+            labels = torch.from_numpy(dataset.labels[start : start + batch]).to(device)
+            logits, encoded = pair(torch.from_numpy(dataset.images[start : start + batch]).to(device))
+            answers = {f"{name}_accuracy": logits, f"{name}_head_accuracy": encoded.head_logits}
+            for key, scores in answers.items():
+                if scores is not None:
+                    right[key] = right.get(key, 0) + int((scores.argmax(1) == labels).sum())
+    return {key: count / len(dataset) for key, count in right.items()}
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's global state, from which weights are drawn."""
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Say in a line what to do when memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+            raise TrainingError("out of memory: give a smaller --batch, a smaller --width, or --device cpu") from error
+        raise
+
+
+def frozen(module: nn.Module) -> bool:
+    """Whether no parameter of the module learns."""
+    return not any(parameter.requires_grad for parameter in module.parameters())

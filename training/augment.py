@@ -1,41 +1,36 @@
-"""Random crops and flips of a whole batch of uint8 images at once."""
+"""Augmentations over whole batches of images, uint8 (B, H, W, C)."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def reflect_pad(images: Tensor, pad: int) -> Tensor:
-    """Images (N, H, W, C) uint8 with a mirrored border of ``pad`` pixels, no wider than the image allows.
-
-    Done once for a whole data set, so that a batch's crops are a single gather.
-    """
-    pad = min(pad, images.shape[1] - 1, images.shape[2] - 1)
-    if pad <= 0:
+def reflect_pad(images: Tensor, border: int) -> Tensor:
+    """uint8 (N, H, W, C) with ``border`` mirrored pixels on each side; at most one less than the image has."""
+    height, width = images.shape[1:3]
+    border = min(border, height - 1, width - 1)
+    if border <= 0:
         return images
-    rows, columns = (_mirrored(images.shape[axis], pad).to(images.device) for axis in (1, 2))
-    return images[:, rows][:, :, columns]
+    # reflection is not implemented for uint8, so in parts, or a large data set would be held four times over
+    parts = [
+        F.pad(part.permute(0, 3, 1, 2).float(), (border,) * 4, mode="reflect").to(torch.uint8).permute(0, 2, 3, 1)
+        for part in images.split(4096)
+    ]
+    return torch.cat(parts).contiguous()
 
 
 def random_crop_flip(
     padded: Tensor, picks: Tensor, size: tuple[int, int], flip: bool, generator: torch.Generator
 ) -> Tensor:
-    """The images ``picks`` (B,) of ``padded`` (N, H', W', C), each cropped to ``size`` at its own place and, if
-    ``flip``, mirrored half the time: (B, H, W, C) uint8. ``generator`` is on the CPU, whatever the images' device.
-    """
-    batch, device = len(picks), padded.device
-    height, width = size
-    top = torch.randint(padded.shape[1] - height + 1, (batch, 1), generator=generator)
-    left = torch.randint(padded.shape[2] - width + 1, (batch, 1), generator=generator)
-    rows = top + torch.arange(height)
-    columns = left + torch.arange(width)
+    """Random crops of ``size`` (h, w) from the images ``picks`` (B,) of a padded set, half of them mirrored if
+    ``flip``; uint8 (B, h, w, C). All that is random is drawn from ``generator``, on the CPU."""
+    (height, width), device = size, padded.device
+    count = len(picks)
+    top = torch.randint(0, padded.shape[1] - height + 1, (count, 1, 1), generator=generator)
+    left = torch.randint(0, padded.shape[2] - width + 1, (count, 1, 1), generator=generator)
+    columns = torch.arange(width).view(1, 1, -1).expand(count, 1, -1)
     if flip:
-        mirrored = torch.rand((batch, 1), generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    picks, rows, columns = picks.to(device), rows.to(device), columns.to(device)
-    return padded[picks[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def _mirrored(size: int, pad: int) -> Tensor:
-    """Indices (size + 2 pad,) that run ``pad`` past both ends and come back."""
-    return F.pad(torch.arange(size).float()[None], (pad, pad), mode="reflect")[0].long()
+        mirrored = torch.rand(count, 1, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(2), columns)
+    rows = top + torch.arange(height).view(1, -1, 1)
+    return padded[picks.view(-1, 1, 1).to(device), rows.to(device), (left + columns).to(device)]

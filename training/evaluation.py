@@ -1,0 +1,135 @@
+"""Accuracy and rate of a deployed pair, through the real codec and the exported graphs: no torch, no training pass."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentwire.bundle import Bundle, TableRow
+from latentwire.codec.entropy_model import CodecParameters
+from latentwire.datasets import Dataset
+from latentwire.operating_point import OperatingPoint
+from training.inference import OnnxGraph
+
+DecodeLatents = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a bundle's encoder makes of a data set: ``latent`` (N, d) float32, ``head_logits`` (N, C) float32 or
+    None, and the ``labels`` (N,) int64."""
+
+    latent: NDArray[np.float32]
+    head_logits: NDArray[np.float32] | None
+    labels: NDArray[np.int64]
+
+
+def encode_dataset(bundle: Bundle, variant: str | None, dataset: Dataset, batch: int = 256) -> Encoded:
+    """Run the encoder over a data set."""
+    graph = OnnxGraph(bundle.encoder_path(variant))
+    outputs = graph.run(dataset.images, batch)
+    return Encoded(outputs["latent"], outputs.get("head_logits"), dataset.labels)
+
+
+def decoder(bundle: Bundle, variant: str | None, batch: int = 256) -> DecodeLatents:
+    """The bundle's decoder: latents (N, d) -> logits (N, C)."""
+    graph = OnnxGraph(bundle.decoder_path(variant))
+    return lambda latent: graph.run(latent, batch)["logits"]
+
+
+def total_entropy_bits(indices: NDArray[np.int32], anchor: NDArray[np.int32], level: NDArray[np.int32]) -> float:
+    """The paper's rate, in bits an image: the sum over entries of the entropy of a Normal with the variance of the
+    refined images' ``indices`` (R, d), 1/2 log2(2 pi e var) (paper, section 4.1); none below zero, for the formula
+    goes to minus infinity as an entry stops moving. For the anchored code it is weighed by the share refined, and
+    the entropies of ``anchor`` (N,) and ``level`` (N,) are added; for the paper's own code both are zero.
+    """
+    variance = indices.astype(np.float64).var(axis=0) if len(indices) else np.zeros(1)
+    entropy = np.maximum(0.5 * np.log2(2 * np.pi * np.e * np.maximum(variance, 1e-12)), 0.0)
+    return float(np.mean(level > 0) * entropy.sum()) + _entropy(anchor) + _entropy(level)
+
+
+def _entropy(symbols: NDArray[np.int32]) -> float:
+    share = np.bincount(symbols) / len(symbols)
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One operating point over a data set; ``answers`` (N,) are the decoder's labels, ``image_bits`` (N,) the ideal
+    bits of each image."""
+
+    row: TableRow
+    answers: NDArray[np.int64]
+    image_bits: NDArray[np.float64]
+
+
+def measure(
+    point: OperatingPoint, encoded: Encoded, decode: DecodeLatents, images_per_message: int = 64
+) -> Measurement:
+    """Code every image in messages of ``images_per_message``, decode them, and count.
+
+    Raises AssertionError if a message does not decode to the very symbols that were coded.
+    """
+    codec = point.codec
+    choice = codec.choose(encoded.latent, encoded.head_logits)
+    latents, indices, bits, payload_bits = [], [], [], 0
+    for start in range(0, len(encoded.latent), images_per_message):
+        part = slice(start, start + images_per_message)
+        coded = codec.encode(
+            encoded.latent[part], replace(choice, anchor=choice.anchor[part], level=choice.level[part])
+        )
+        decoded = codec.decode(coded.payload, coded.images, coded.crc32)
+        if not np.array_equal(decoded.indices, coded.indices) or not np.array_equal(decoded.anchor, coded.anchor):
+            raise AssertionError("a message decoded to other symbols than were coded")
+        latents.append(decoded.latent)
+        indices.append(coded.indices)
+        bits.append(coded.image_bits)
+        payload_bits += coded.payload_bits
+    answers = answer(np.concatenate(latents), choice.level, choice.anchor, codec.anchors, decode)
+    image_bits, images = np.concatenate(bits), len(answers)
+    row = TableRow(
+        model=point.model,
+        rate_scale=point.rate_scale,
+        images=images,
+        images_per_message=images_per_message,
+        accuracy=float(np.mean(answers == encoded.labels)),
+        share_refined=float(np.mean(choice.level > 0)),
+        total_entropy_bits=total_entropy_bits(np.concatenate(indices), choice.anchor, choice.level),
+        ideal_bits=float(image_bits.mean()),
+        payload_bits=payload_bits / images,
+    )
+    return Measurement(row, answers, image_bits)
+
+
+def answer(
+    latent: NDArray[np.float32],
+    level: NDArray[np.int32],
+    anchor: NDArray[np.int32],
+    anchors: NDArray[np.float32],
+    decode: DecodeLatents,
+) -> NDArray[np.int64]:
+    """The server's labels (N,): the decoder's for refined images, its answer to the bare anchor for the others."""
+    of_anchor = decode(anchors).argmax(axis=1)
+    answers: NDArray[np.int64] = of_anchor[anchor].astype(np.int64)
+    refined = level > 0
+    if refined.any():
+        answers[refined] = decode(latent[refined]).argmax(axis=1)
+    return answers
+
+
+def sweep(
+    parameters: CodecParameters,
+    model: str,
+    variant: str,
+    encoded: Encoded,
+    decode: DecodeLatents,
+    rate_scales: Iterable[float],
+    images_per_message: int = 64,
+) -> list[TableRow]:
+    """Measure a model at each rate scale."""
+    points: Sequence[OperatingPoint] = [
+        OperatingPoint.derive(parameters, variant, model, scale) for scale in rate_scales
+    ]
+    return [measure(point, encoded, decode, images_per_message).row for point in points]

@@ -1,0 +1,104 @@
+"""Fit a bundle's entropy models to training latents: the paper's Gaussian, and a histogram an entry.
+
+Shapes are made here, once, with erf and logs; afterwards they are integers that both sides read from the bundle.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from scipy.special import ndtr
+
+from latentwire.codec.entropy_model import SHAPE_LIMIT, SHAPE_TOTAL_BITS, CodecParameters, Frontier
+
+CELLS = 4096  # of a shape, over -8..8 spreads: 256 a spread
+HISTOGRAM_CELLS = 1024  # as finely as training sets of some thousand images can fill
+TAIL_SHARE = 0.01  # of a fitted shape is a Gaussian of twice the spread, for what training never showed
+WEIGHT_FLOOR = 0.25  # of the paper's entropy weights, in bits
+PAPER_SCALES = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+Latents = NDArray[np.float32]
+Reals = NDArray[np.float64]
+
+
+def entropy_weights(spread: Reals) -> Reals:
+    """The paper's step weights (d,): each entry's Gaussian entropy, 1/2 log2(2 pi e sigma^2), per unit of latent.
+
+    ``spread`` (d,) is each entry's standard deviation. The formula (paper.md, entropy-based quantization) turns
+    negative below sigma 0.242, so latents are taken relative to their root mean square spread, which makes the rate
+    scale mean the same for every pair, and the entropy is floored at 0.25 bit (docs/decisions/0003).
+    """
+    unit = math.sqrt(float(np.mean(spread**2)))
+    entropy = 0.5 * np.log2(2 * math.pi * math.e * (spread / unit) ** 2)
+    weights: Reals = np.maximum(entropy, WEIGHT_FLOOR) / unit
+    return weights
+
+
+def gaussian_shape() -> NDArray[np.int64]:
+    """The standard normal's cumulative count, (CELLS + 1,)."""
+    return _counts(ndtr(np.linspace(-SHAPE_LIMIT, SHAPE_LIMIT, CELLS + 1)))
+
+
+def histogram_shape(normalised: Reals, cells: int = HISTOGRAM_CELLS) -> NDArray[np.int64]:
+    """The cumulative count of normalised residuals (n,), smoothed, with a thin Gaussian tail; (cells + 1,).
+
+    Smoothed by a Gaussian kernel of Silverman's width (B. W. Silverman, Density Estimation, 1986, eq. 3.31).
+    """
+    edges = np.linspace(-SHAPE_LIMIT, SHAPE_LIMIT, cells + 1)
+    counts, _ = np.histogram(normalised, edges)
+    quartiles = np.quantile(normalised, [0.25, 0.75])
+    width = 0.9 * min(float(normalised.std()), float(quartiles[1] - quartiles[0]) / 1.34 or 1.0)
+    width = max(width * len(normalised) ** -0.2, 1e-3)
+    cell = float(edges[1] - edges[0])
+    density = gaussian_filter1d(counts.astype(np.float64), width / cell, mode="constant")
+    seen = np.concatenate([[0.0], np.cumsum(density)]) / max(float(density.sum()), 1e-12)
+    tail = ndtr(edges / 2)
+    return _counts((1 - TAIL_SHARE) * seen + TAIL_SHARE * tail)
+
+
+def fit_gaussian(latent: Latents) -> CodecParameters:
+    """The paper's model: one anchor at zero, every image refined, each entry Normal. ``latent`` (n, d)."""
+    return _one_anchor(latent, gaussian_shape()[None], np.zeros(latent.shape[1], np.int64))
+
+
+def fit_histogram(latent: Latents) -> CodecParameters:
+    """The paper's quantizer with each entry's own histogram. ``latent`` (n, d)."""
+    normalised = (latent - latent.mean(0)) / _spread(latent)
+    shapes = np.stack([histogram_shape(normalised[:, i]) for i in range(latent.shape[1])])
+    return _one_anchor(latent, shapes, np.arange(latent.shape[1]))
+
+
+def paper_frontier() -> Frontier:
+    """The paper's knob: its scalar is the rate scale, and every image is refined; bits are measured later."""
+    scales = np.array(PAPER_SCALES)
+    return Frontier(scales, scales, np.ones((len(scales), 1)), np.zeros(len(scales)), np.zeros(len(scales)))
+
+
+def _one_anchor(latent: Latents, shapes: NDArray[np.int64], shape_of: NDArray[np.int64]) -> CodecParameters:
+    spread = _spread(latent)
+    return CodecParameters(
+        anchors=np.zeros((1, latent.shape[1]), np.float32),
+        anchor_counts=np.array([1]),
+        weights=entropy_weights(spread),
+        location=latent.mean(0, dtype=np.float64)[None],
+        spread=spread[None],
+        shapes=shapes,
+        shape_of=shape_of,
+        ratios_per_octave=0,
+        choice_spread=spread[None],
+        frontier=paper_frontier(),
+    )
+
+
+def _spread(latent: Latents) -> Reals:
+    """Standard deviation of each entry (d,), kept above zero for entries that never move."""
+    spread = latent.std(0, dtype=np.float64)
+    floor: Reals = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-3))
+    return floor
+
+
+def _counts(cumulative: Reals) -> NDArray[np.int64]:
+    counts = np.rint(np.clip(cumulative, 0, 1) * 2.0**SHAPE_TOTAL_BITS).astype(np.int64)
+    counts[0], counts[-1] = 0, 1 << SHAPE_TOTAL_BITS
+    return np.maximum.accumulate(counts)

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,4 +44,5 @@ class ResultsFile:
     def close(self) -> None:
         """Close the file; standard output stays open."""
         if self._file is not None and self._file is not sys.stdout:
-            self._file.close()
+            with suppress(OSError):  # what could not be written was reported by write
+                self._file.close()

@@ -23,7 +23,7 @@ def open_source(name: str, spec: InputSpec, classes: tuple[str, ...], data_root:
     if name in _DATASETS:
         return DatasetSource(name, data_root, spec, classes)
     if name.isascii() and name.isdigit():
-        return CameraSource(int(name), spec)
+        return CameraSource(Path(f"/dev/video{int(name)}"), spec)
     path = Path(name)
     if path.is_dir():
         return FileSource(path, spec, classes)

@@ -4,9 +4,11 @@
   is lost.
 - EXIF orientation is applied. Of an animation, the first picture counts.
 - Transparent pixels are laid over black.
-- 16-bit grey keeps its high byte (0..65535 -> 0..255); 32-bit integers are taken as 16-bit ones; floats as
-  0..1 if none is above 1, else as 0..255.
+- 16-bit grey keeps its high byte (0..65535 -> 0..255), unless no pixel is above 255: then it is taken as 8-bit.
+  32-bit integers are taken as 16-bit ones; floats as 0..1 if none is above 1, else as 0..255.
 - Colour becomes grey by ITU-R 601 luma, grey becomes three equal channels, CMYK goes by Pillow's conversion.
+
+``training.folders`` reads the images it trains on by the same rules.
 """
 
 import warnings
@@ -75,5 +77,6 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
             raise ImageError("an image of floats holds NaN or infinity")
         pixels = np.clip(pixels * (255.0 if pixels.max() <= 1 else 1.0), 0, 255).round()
     else:
-        pixels = np.clip(pixels, 0, 65535) >> 8
+        pixels = np.clip(pixels, 0, 65535)
+        pixels = pixels >> 8 if pixels.max() > 255 else pixels
     return Image.fromarray(pixels.astype(np.uint8))

@@ -37,22 +37,26 @@ class VideoSource:
 
 
 class CameraSource:
-    """The pictures of the camera /dev/videoN, as they come; SourceError if there is none or it goes away."""
+    """The pictures of a camera, as they come; SourceError if there is none or it goes away.
+
+    ``device`` is its file, ``container_format`` what FFmpeg calls such devices.
+    """
 
     live = True
 
-    def __init__(self, index: int, spec: InputSpec) -> None:
-        self._device = Path(f"/dev/video{index}")
+    def __init__(self, device: Path, spec: InputSpec, container_format: str = "v4l2") -> None:
+        self._device = device
         self._spec = spec
+        self._format = container_format
         if not self._device.exists():
             there = ", ".join(sorted(p.name.removeprefix("video") for p in Path("/dev").glob("video*"))) or "none"
-            raise SourceError(f"there is no camera {index} ({self._device}); cameras found: {there}")
+            raise SourceError(f"there is no camera {device}; indices of cameras found: {there}")
         _av()
-        self.description = f"camera {index}"
+        self.description = f"camera {device}"
 
     def __iter__(self) -> Iterator[Frame | Dropped]:
         """Pictures until the camera is lost."""
-        with _open(str(self._device), "v4l2") as container:
+        with _open(str(self._device), self._format) as container:
             try:
                 yield from _frames(container, self._device.name, self._spec)
             except _ffmpeg_error() as error:

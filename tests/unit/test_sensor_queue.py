@@ -1,0 +1,166 @@
+"""The rule that closes a message, the queue's promises, and the capture thread."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from edge_sensor.capture import BEHIND, start_capture
+from edge_sensor.frame_queue import FrameQueue, OpenMessage
+from edge_sensor.sources import Dropped, Frame
+from latentwire.errors import ImageError, SourceError
+
+
+def frame(number: int, captured_s: float = 0.0) -> Frame:
+    return Frame(str(number), np.full((1, 1, 1), number % 256, np.uint8), None, captured_s)
+
+
+def items(found: list[Frame] | None) -> list[str]:
+    assert found is not None
+    return [f.item for f in found]
+
+
+class Recorded:
+    live = False
+    description = "a list"
+
+    def __init__(self, *found: Frame | Dropped) -> None:
+        self.found = found
+        self.rounds = 0
+
+    def __iter__(self) -> Iterator[Frame | Dropped]:
+        self.rounds += 1
+        yield from self.found
+
+
+class Drops:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.items: list[str] = []
+
+    def dropped(self, item: str, reason: str) -> None:
+        self.counts[reason] += 1
+        self.items.append(item)
+
+
+def test_a_message_is_closed_by_count() -> None:
+    message = OpenMessage(images=2, delay_s=10.0)
+    message.frames.append(frame(0, 100.0))
+    assert message.wait_s(100.0) == 10.0
+    message.frames.append(frame(1, 100.5))
+    assert message.full
+    assert message.wait_s(100.6) == 0.0
+
+
+def test_a_message_is_closed_by_the_age_of_its_oldest_image() -> None:
+    message = OpenMessage(images=9, delay_s=0.5)
+    message.frames += [frame(0, 100.0), frame(1, 100.4)]
+    assert message.wait_s(100.2) == pytest.approx(0.3)
+    assert message.wait_s(100.5) == 0.0
+    assert message.wait_s(107.0) == 0.0
+
+
+def test_an_aged_queue_is_taken_at_once_but_only_what_is_there() -> None:
+    queue = FrameQueue(8, clock=lambda: 100.0)
+    for number in range(3):
+        queue.put(frame(number, 99.0), live=False)
+    assert items(queue.take(8, delay_s=0.5)) == ["0", "1", "2"]
+
+
+def test_take_waits_for_the_delay_and_then_gives_what_came() -> None:
+    queue = FrameQueue(8)
+    queue.put(frame(0, time.monotonic()), live=False)
+    threading.Timer(0.05, lambda: queue.put(frame(1, time.monotonic()), live=False)).start()
+    started_s = time.monotonic()
+    assert items(queue.take(8, delay_s=0.3)) == ["0", "1"]
+    assert 0.25 < time.monotonic() - started_s < 2.0
+
+
+def test_take_returns_as_soon_as_the_count_is_reached() -> None:
+    queue = FrameQueue(8)
+    for number in range(5):
+        queue.put(frame(number, time.monotonic()), live=False)
+    assert items(queue.take(3, delay_s=60.0)) == ["0", "1", "2"]
+
+
+def test_hurry_closes_the_open_message() -> None:
+    queue = FrameQueue(8)
+    queue.put(frame(0, time.monotonic()), live=False)
+    threading.Timer(0.05, queue.hurry).start()
+    assert items(queue.take(8, delay_s=60.0)) == ["0"]
+
+
+def test_hurry_wakes_a_take_that_has_nothing() -> None:
+    queue = FrameQueue(8)
+    queue.hurry()
+    assert queue.take(8, delay_s=60.0) == []
+
+
+def test_the_end_comes_after_what_was_put_in() -> None:
+    queue = FrameQueue(8)
+    queue.put(frame(0, time.monotonic()), live=False)
+    queue.end(SourceError("gone"))
+    queue.put(frame(1), live=False)
+    assert items(queue.take(8, delay_s=60.0)) == ["0"]
+    with pytest.raises(SourceError, match="gone"):
+        queue.take(8, delay_s=60.0)
+
+
+def test_a_recorded_source_waits_for_room_and_loses_nothing() -> None:
+    queue, drops = FrameQueue(2), Drops()
+    thread = start_capture(Recorded(*(frame(n) for n in range(50))), queue, drops, again=False)
+    found: list[str] = []
+    while (taken := queue.take(3, delay_s=0.0)) is not None:
+        found += items(taken)
+    thread.join(2)
+    assert found == [str(number) for number in range(50)]
+    assert not drops.counts
+
+
+def test_a_live_source_pushes_the_oldest_out_and_counts_it() -> None:
+    source = Recorded(*(frame(n) for n in range(10)))
+    source.live = True
+    queue, drops = FrameQueue(4), Drops()
+    start_capture(source, queue, drops, again=False).join(2)
+    assert items(queue.take(9, delay_s=0.0)) == ["6", "7", "8", "9"]
+    assert drops.counts == {BEHIND: 6}
+    assert drops.items == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_source_goes_round_until_the_queue_is_ended() -> None:
+    source = Recorded(frame(0), frame(1))
+    queue = FrameQueue(4)
+    thread = start_capture(source, queue, Drops(), again=True)
+    found = items(queue.take(4, 0.0)) + items(queue.take(4, 0.0)) + items(queue.take(4, 0.0))
+    queue.end()
+    thread.join(2)
+    assert not thread.is_alive()
+    assert found == [str(number % 2) for number in range(len(found))]
+    assert source.rounds >= 2
+
+
+def test_a_source_that_gives_not_one_image_is_an_error_rather_than_an_endless_round() -> None:
+    queue, drops = FrameQueue(4), Drops()
+    start_capture(Recorded(Dropped("a", "ImageError")), queue, drops, again=True).join(2)
+    with pytest.raises(SourceError, match="not one image of a list could be read"):
+        queue.take(4, 0.0)
+    assert drops.counts == {"ImageError": 1}
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"), [(ImageError("torn"), "torn"), (RuntimeError("odd"), "a list failed: RuntimeError")]
+)
+def test_a_source_that_fails_ends_the_queue_with_its_error(raised: Exception, expected: str) -> None:
+    class Failing(Recorded):
+        def __iter__(self) -> Iterator[Frame | Dropped]:
+            yield frame(0)
+            raise raised
+
+    queue = FrameQueue(4)
+    start_capture(Failing(), queue, Drops(), again=False).join(2)
+    assert items(queue.take(1, 0.0)) == ["0"]
+    with pytest.raises(SourceError, match=expected):
+        queue.take(1, 0.0)

@@ -1,0 +1,181 @@
+"""Every kind of source: what it yields, what it leaves out, how it fails."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_sensor.sources import Dropped, Frame, open_source, video
+from latentwire.bundle import InputSpec
+from latentwire.errors import DataError, SourceError
+
+GREY = InputSpec(8, 8, 1, "L")
+RGB = InputSpec(16, 16, 3, "RGB")
+CLASSES = ("cat", "dog")
+
+
+def put_image(path: Path, value: int = 9) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), value).save(path)
+
+
+def read(name: object, spec: InputSpec = GREY, classes: tuple[str, ...] = CLASSES) -> list[Frame | Dropped]:
+    return list(open_source(str(name), spec, classes))
+
+
+def frames(found: list[Frame | Dropped]) -> list[Frame]:
+    return [frame for frame in found if isinstance(frame, Frame)]
+
+
+def test_digits_are_the_held_out_ones_with_their_truth() -> None:
+    classes = tuple(str(digit) for digit in range(10))
+    found = frames(read("digits", GREY, classes))
+    assert len(found) >= 350
+    assert {frame.truth for frame in found} == set(range(10))
+    assert found[0].item == "digits/0"
+    assert all(frame.image.shape == (8, 8, 1) for frame in found)
+
+
+def test_truth_follows_the_class_names_not_their_order() -> None:
+    classes = tuple(str(digit) for digit in reversed(range(5)))
+    plain = frames(read("digits", GREY, tuple(str(digit) for digit in range(10))))
+    turned = frames(read("digits", GREY, classes))
+    assert [f.truth for f in turned] == [None if p.truth is None or p.truth > 4 else 4 - p.truth for p in plain]
+
+
+def test_a_data_set_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        open_source("cifar10", RGB, CLASSES, tmp_path)
+
+
+def test_a_folder_is_read_in_order_with_the_truth_of_its_subfolders(tmp_path: Path) -> None:
+    for item in ("dog/b.png", "cat/deep/a.jpg", "cat/c.PNG", "bird/x.png", "top.bmp"):
+        put_image(tmp_path / item)
+    put_image(tmp_path / ".hidden" / "h.png")
+    put_image(tmp_path / ".h.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    found = frames(read(tmp_path))
+    truths = [("bird/x.png", None), ("cat/c.PNG", 0), ("cat/deep/a.jpg", 0), ("dog/b.png", 1), ("top.bmp", None)]
+    assert [(frame.item, frame.truth) for frame in found] == truths
+
+
+def test_a_folder_is_read_again_from_the_start(tmp_path: Path) -> None:
+    put_image(tmp_path / "a.png")
+    source = open_source(str(tmp_path), GREY, CLASSES)
+    assert [frame.item for frame in source] == [frame.item for frame in source] == ["a.png"]
+
+
+def test_a_broken_image_is_dropped_and_the_rest_is_read(tmp_path: Path) -> None:
+    put_image(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"junk")
+    put_image(tmp_path / "c.png")
+    found = read(tmp_path)
+    assert found[1] == Dropped("b.png", "ImageError")
+    assert [frame.item for frame in frames(found)] == ["a.png", "c.png"]
+
+
+def test_one_image_file_is_a_source(tmp_path: Path) -> None:
+    put_image(tmp_path / "one.png", 77)
+    (frame,) = frames(read(tmp_path / "one.png"))
+    assert (frame.item, frame.truth) == ("one.png", None)
+    assert np.unique(frame.image).tolist() == [77]
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("nothing to see")
+    with pytest.raises(SourceError, match="put images in it"):
+        open_source(str(tmp_path), GREY, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "/no/such/file.png", "digit"])
+def test_a_source_that_is_nothing_says_what_there_is(name: str) -> None:
+    with pytest.raises(SourceError, match="name a file, a folder, a camera's index, or a data set"):
+        open_source(name, GREY, CLASSES)
+
+
+def test_a_camera_that_is_not_there_is_said() -> None:
+    with pytest.raises(SourceError, match="no camera /dev/video97"):
+        open_source("97", GREY, CLASSES)
+
+
+def make_video(path: Path, pictures: int = 12) -> Path:
+    av = pytest.importorskip("av")
+    noise = np.random.default_rng(3)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(pictures):
+            pixels = (20 + 5 * number + noise.integers(-9, 10, (32, 32, 3))).astype(np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def test_a_video_gives_its_pictures_in_order(tmp_path: Path) -> None:
+    found = frames(read(make_video(tmp_path / "film.mp4"), RGB))
+    assert [frame.item for frame in found] == [f"film.mp4#{number}" for number in range(12)]
+    means = [int(frame.image.mean()) for frame in found]
+    assert np.abs(np.array(means) - 20 - 5 * np.arange(12)).max() < 5
+    assert all(frame.image.shape == (16, 16, 3) for frame in found)
+
+
+def test_a_video_with_a_broken_tail_gives_what_is_whole(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "film.mkv", 40)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    found = read(path, RGB)
+    assert 5 < len(frames(found)) < 40
+    assert all(drop.reason == "ImageError" for drop in found if isinstance(drop, Dropped))
+
+
+def test_a_damaged_picture_of_a_video_costs_no_more_than_itself(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "film.avi", 40)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    found = read(path, RGB)
+    assert len(frames(found)) > 30
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
+def test_a_file_that_is_no_video_is_said(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match="cannot be opened"):
+        open_source(str(path), RGB, CLASSES)
+
+
+def test_a_sound_file_holds_no_pictures(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+    with pytest.raises(SourceError, match="no pictures"):
+        open_source(str(path), RGB, CLASSES)
+
+
+def test_without_pyav_a_video_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    monkeypatch.setattr(video, "import_module", missing)
+    with pytest.raises(SourceError, match="pip install av"):
+        open_source(str(tmp_path / "film.mp4"), RGB, CLASSES)
+
+
+def test_a_camera_is_live_and_its_loss_ends_it_with_an_error(tmp_path: Path) -> None:
+    source = video.CameraSource(make_video(tmp_path / "camera.mp4"), RGB, container_format="mp4")
+    assert source.live
+    found = []
+    with pytest.raises(SourceError, match="is it plugged in"):
+        for frame in source:
+            found.append(frame)
+    assert len(found) == 12

@@ -70,9 +70,7 @@ class CommandBook:
 
     def refused(self, refusal: CommandRefused) -> None:
         """The sensor will not carry a command out."""
-        self._fail(
-            refusal.command_id, CommandRefusedError(f"the sensor refused: {refusal.error}: {refusal.message}")
-        )
+        self._fail(refusal.command_id, CommandRefusedError(f"the sensor refused: {refusal.error}: {refusal.message}"))
 
     def stream_ended(self, sensor: str) -> None:
         """The sensor can do none of them any more."""

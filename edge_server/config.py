@@ -62,16 +62,12 @@ class ServerConfig:
                 raise ValueError(f"{name} must be 0 to 3600 seconds, not {getattr(self, name)}")
         for name in ("hello_timeout_s", "command_timeout_s"):
             if not 0 < getattr(self, name) <= 3600:
-                raise ValueError(
-                    f"{name} must be above 0 and at most 3600 seconds, not {getattr(self, name)}"
-                )
+                raise ValueError(f"{name} must be above 0 and at most 3600 seconds, not {getattr(self, name)}")
         limits = self.limits
         if min(limits.max_images_per_message, limits.max_payload_bytes) < 1:
             raise ValueError("limits must be at least 1: raise max_images_per_message and max_payload_bytes")
         if limits.max_unanswered_images < limits.max_images_per_message:
-            raise ValueError(
-                "max_unanswered_images must be at least max_images_per_message, or no message fits"
-            )
+            raise ValueError("max_unanswered_images must be at least max_images_per_message, or no message fits")
 
     @property
     def max_message_bytes(self) -> int:

@@ -57,9 +57,7 @@ _Reply = _Pending | stream_pb2.ServerMessage
 class Connection:
     """A sensor's live stream."""
 
-    def __init__(
-        self, core: Core, sensor: Sensor, points: dict[int, ServedPoint], context: "StreamContext"
-    ) -> None:
+    def __init__(self, core: Core, sensor: Sensor, points: dict[int, ServedPoint], context: "StreamContext") -> None:
         """``points`` are those that the hello announced, by the sensor's ids."""
         self.peer = context.peer()
         self.finished = asyncio.Event()
@@ -90,9 +88,7 @@ class Connection:
             self._flush_at_end = flush
             self._end.set_result(error)
 
-    async def run(
-        self, incoming: AsyncIterator[stream_pb2.SensorMessage], hello: m.Hello, older: Link | None
-    ) -> None:
+    async def run(self, incoming: AsyncIterator[stream_pb2.SensorMessage], hello: m.Hello, older: Link | None) -> None:
         """Serve the stream until the sensor closes its side; raises the LatentwireError that ends it earlier.
 
         ``older`` is the same session's former stream, if it has not yet finished.
@@ -219,9 +215,7 @@ class Connection:
         reply, images = self._replies[0]
         if isinstance(reply, _Pending):
             if not reply.answer.done():
-                await asyncio.wait(
-                    {reply.answer}
-                )  # cancelled, this leaves the answer be; a bare await would not
+                await asyncio.wait({reply.answer})  # cancelled, this leaves the answer be; a bare await would not
             reply = self._record(reply)
         self._replies.popleft()
         self._unanswered -= images

@@ -70,9 +70,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """A sensor's current operating point and what it costs."""
         return await or_refuse(context, self._get_rate(request))
 
-    async def SetRate(
-        self, request: control_pb2.SetRateRequest, context: "Context"
-    ) -> control_pb2.SetRateResponse:
+    async def SetRate(self, request: control_pb2.SetRateRequest, context: "Context") -> control_pb2.SetRateResponse:
         """Turn a sensor's knob; answers when the first batch at the new rate has been decoded."""
         action = f"SetRate sensor={request.sensor[:128]!r} rate_scale={request.rate_scale:g}"
         return await or_refuse(context, self._logged(action, context, self._set_rate(request, context)))
@@ -88,9 +86,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self, request: control_pb2.SetBudgetRequest, context: "Context"
     ) -> control_pb2.SetBudgetResponse:
         """Not in this release: its sensors follow a rate scale, not a budget."""
-        error = ControlError(
-            "this release has no bit budgets: set the rate scale with SetRate ('ctl rate set')"
-        )
+        error = ControlError("this release has no bit budgets: set the rate scale with SetRate ('ctl rate set')")
         await context.abort(*refusal(error))
 
     async def _watch(self, interval_s: float, context: "Context") -> None:
@@ -133,9 +129,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 result,
             )
 
-    async def _set_rate(
-        self, request: control_pb2.SetRateRequest, context: "Context"
-    ) -> control_pb2.SetRateResponse:
+    async def _set_rate(self, request: control_pb2.SetRateRequest, context: "Context") -> control_pb2.SetRateResponse:
         sensor = self._registry.find(request.sensor)
         now = _served(sensor).point
         await self._derive(now.variant, now.model, request.rate_scale)
@@ -149,25 +143,19 @@ class ControlService(control_pb2_grpc.ControlServicer):
         now = _served(sensor).point
         variants = self._core.pipeline.bundle.manifest.variants
         if request.variant not in variants:
-            raise UnknownVariantError(
-                f"no variant {request.variant[:128]!r}; there are {', '.join(variants)}"
-            )
+            raise UnknownVariantError(f"no variant {request.variant[:128]!r}; there are {', '.join(variants)}")
         variant = variants[request.variant]
         model = now.model if now.model in variant.models else variant.default_model
         entry = variant.model(model)
         kept = entry.rate_min <= now.rate_scale <= entry.rate_max
         rate_scale = now.rate_scale if kept else entry.rate_default
         await self._derive(request.variant, model, rate_scale)
-        return await self._change(
-            sensor, context, variant=request.variant, model=model, rate_scale=rate_scale
-        )
+        return await self._change(sensor, context, variant=request.variant, model=model, rate_scale=rate_scale)
 
     async def _derive(self, variant: str, model: str, rate_scale: float) -> ServedPoint:
         """Derive the operating point ahead: that checks the request and has the tables ready."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._core.tables, self._core.pipeline.derive, variant, model, rate_scale
-        )
+        return await loop.run_in_executor(self._core.tables, self._core.pipeline.derive, variant, model, rate_scale)
 
     async def _change(
         self,
@@ -180,9 +168,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> control_pb2.SetRateResponse:
         """Send the command, wait for the first batch that shows it done; one at a time a sensor."""
         left_s = context.time_remaining()  # None without a deadline, whatever the stub says
-        timeout_s = min(
-            self._command_timeout_s, math.inf if left_s is None else max(0.0, left_s - ANSWER_MARGIN_S)
-        )
+        timeout_s = min(self._command_timeout_s, math.inf if left_s is None else max(0.0, left_s - ANSWER_MARGIN_S))
         try:
             async with asyncio.timeout(timeout_s), sensor.command_turn:
                 if sensor.link is None:

@@ -26,9 +26,7 @@ class Decoder:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
-            raise InferenceError(
-                f"{path} cannot be loaded: {_first_line(error)}; fetch the bundle again"
-            ) from error
+            raise InferenceError(f"{path} cannot be loaded: {_first_line(error)}; fetch the bundle again") from error
         names = [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]
         if names != (["latent"], ["logits"]):
             raise InferenceError(

@@ -51,9 +51,7 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
             connection.send(m.Drain(reason))
         await self._until_gone(grace_s)
         for connection in list(self._live):
-            connection.end(
-                ServerUnavailableError(f"the server is going away: {reason}; reconnect"), flush=True
-            )
+            connection.end(ServerUnavailableError(f"the server is going away: {reason}; reconnect"), flush=True)
         await self._until_gone(None)
 
     async def _until_gone(self, timeout_s: float | None) -> None:
@@ -63,9 +61,7 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
             for task in late:
                 task.cancel()
 
-    async def _serve(
-        self, incoming: AsyncIterator[stream_pb2.SensorMessage], context: "StreamContext"
-    ) -> None:
+    async def _serve(self, incoming: AsyncIterator[stream_pb2.SensorMessage], context: "StreamContext") -> None:
         try:
             hello, served = await self._admit(incoming)
             sensor, former = self._registry.claim(hello.sensor, hello.session, hello.next_sequence)
@@ -78,25 +74,17 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
                 await connection.run(incoming, hello, older)
             finally:
                 self._live.discard(connection)
-                log.info(
-                    "sensor left name=%s session=%s peer=%s", hello.sensor, hello.session, connection.peer
-                )
+                log.info("sensor left name=%s session=%s peer=%s", hello.sensor, hello.session, connection.peer)
         except LatentwireError as error:
-            log.warning(
-                "stream ended peer=%s error=%s message=%r", context.peer(), error.error_name, str(error)
-            )
+            log.warning("stream ended peer=%s error=%s message=%r", context.peer(), error.error_name, str(error))
             raise
 
-    async def _admit(
-        self, incoming: AsyncIterator[stream_pb2.SensorMessage]
-    ) -> tuple[m.Hello, list[ServedPoint]]:
+    async def _admit(self, incoming: AsyncIterator[stream_pb2.SensorMessage]) -> tuple[m.Hello, list[ServedPoint]]:
         """A hello that can be served, and the operating points it announces, verified."""
         hello = await self._hello(incoming)
         self._check(hello)
         loop = asyncio.get_running_loop()
-        served = await loop.run_in_executor(
-            self._core.tables, self._core.pipeline.verify, hello.operating_points
-        )
+        served = await loop.run_in_executor(self._core.tables, self._core.pipeline.verify, hello.operating_points)
         self._refuse_when_draining()
         return hello, served
 
@@ -104,9 +92,7 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
         if self._draining:
             raise ServerUnavailableError(f"the server is going away: {self._draining}; reconnect")
 
-    def _take_over(
-        self, sensor: Sensor, former: Sensor | None, connection: Connection, hello: m.Hello
-    ) -> Link | None:
+    def _take_over(self, sensor: Sensor, former: Sensor | None, connection: Connection, hello: m.Hello) -> Link | None:
         """Put the new stream in place of any older one of its name; returns the same session's older one."""
         older = sensor.link
         for link in (older, former.link if former is not None else None):
@@ -155,6 +141,5 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
             )
         if len(hello.operating_points) > self._core.max_operating_points:
             raise MalformedMessageError(
-                f"a hello names at most {self._core.max_operating_points} operating points: "
-                "announce the others later"
+                f"a hello names at most {self._core.max_operating_points} operating points: announce the others later"
             )

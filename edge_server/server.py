@@ -13,16 +13,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_server.batcher import Batcher
+from edge_server.bundles_service import BundlesService
 from edge_server.config import ServerConfig, parse_address
 from edge_server.connection import Core
 from edge_server.control_service import ControlService
+from edge_server.listening import add_port
 from edge_server.pipeline import Answered, Job, Pipeline
 from edge_server.registry import Registry
 from edge_server.sensors_service import SensorsService
 from edge_server.stats import Clock
 from latentwire import __version__
 from latentwire.bundle import load_bundle
-from latentwire.errors import ListenError
 from latentwire.v1 import (
     bundles_pb2,
     bundles_pb2_grpc,
@@ -50,7 +51,7 @@ class Server:
         """Nothing is opened yet; ``clock`` (seconds) is what rates are counted by."""
         self.config = config
         self._clock = clock
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs lack aio
+        self._health = health.aio.HealthServicer()
         self._stack = contextlib.AsyncExitStack()
         self._sensors: SensorsService
         self._control: ControlService
@@ -64,11 +65,9 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             self._grpc = grpc.aio.server(options=_options(self.config))
             stack.push_async_callback(self._grpc.stop, None)
-            port = self._listen()
+            port = await asyncio.to_thread(add_port, self._grpc, self.config.listen)
             core = await self._core(stack)
-            registry = Registry(
-                self.config.max_sessions, self.config.limits.max_unanswered_images, self._clock
-            )
+            registry = Registry(self.config.max_sessions, self.config.limits.max_unanswered_images, self._clock)
             self._sensors = SensorsService(core, registry, self.config.hello_timeout_s)
             self._control = ControlService(core, registry, self.config.command_timeout_s)
             await self._register()
@@ -91,17 +90,6 @@ class Server:
         await self._stack.aclose()
         log.info("stopped")
 
-    def _listen(self) -> int:
-        listen = self.config.listen
-        try:
-            return self._grpc.add_insecure_port(listen)
-        except RuntimeError as error:
-            host, port = parse_address(listen)
-            raise ListenError(
-                f"cannot listen on {listen}: is port {port} taken, or {host} no address of this machine? "
-                "Stop what listens there, or give another --listen HOST:PORT (port 0 takes a free one)"
-            ) from error
-
     async def _core(self, stack: contextlib.AsyncExitStack) -> Core:
         """Load the bundle and what all streams share."""
         config = self.config
@@ -122,14 +110,12 @@ class Server:
     async def _register(self) -> None:
         stream_pb2_grpc.add_SensorsServicer_to_server(self._sensors, self._grpc)
         control_pb2_grpc.add_ControlServicer_to_server(self._control, self._grpc)
-        # As generated: every method answers UNIMPLEMENTED, for this release's sensors bring their bundle.
-        unimplemented = bundles_pb2_grpc.BundlesServicer()  # type: ignore[abstract]  # only its stub is
-        bundles_pb2_grpc.add_BundlesServicer_to_server(unimplemented, self._grpc)
+        bundles_pb2_grpc.add_BundlesServicer_to_server(BundlesService(), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), self._grpc)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
+    async def _set_health(self, status: int) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
 
@@ -151,9 +137,7 @@ async def run_server(config: ServerConfig) -> None:
 
 def run_server_blocking(config: ServerConfig) -> None:
     """``run_server`` for the command line: logs to stderr, returns when the server has stopped cleanly."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     asyncio.run(run_server(config))
 
 

@@ -64,9 +64,7 @@ class Session:
             self.expected += images
             return None
         if first > self.expected:
-            raise SequenceError(
-                f"a batch begins at image {first}, but {self.expected} is next: send that one"
-            )
+            raise SequenceError(f"a batch begins at image {first}, but {self.expected} is next: send that one")
         if first + images > self.expected:
             raise SequenceError(
                 f"a batch holds images {first} to {first + images - 1}, but those before {self.expected} are "

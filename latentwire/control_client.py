@@ -55,7 +55,7 @@ class ControlClient:
             while (response := self._call(lambda: next(listings, None))) is not None:
                 yield tuple(map(wire.sensor_info_from_proto, response.sensors))
         finally:
-            call.cancel()  # type: ignore[no-untyped-call]  # grpc's stub leaves it untyped
+            call.cancel()
 
     def get_rate(self, sensor: str) -> Rate:
         """A sensor's operating point and what it costs; UnknownSensorError."""

@@ -70,9 +70,7 @@ def make_images(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[n
     half = SIDE // 2
     for image, label in zip(images, labels, strict=True):
         row, column = divmod(int(label), 2)
-        image[row * half : (row + 1) * half, column * half : (column + 1) * half] += np.uint8(
-            random.integers(30, 196)
-        )
+        image[row * half : (row + 1) * half, column * half : (column + 1) * half] += np.uint8(random.integers(30, 196))
     return images, labels
 
 

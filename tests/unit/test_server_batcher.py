@@ -31,9 +31,7 @@ class Work:
 def make_batcher(
     work: Work, *, max_images: int = 8, delay_s: float = 0.05, max_queued_images: int = 1000, workers: int = 1
 ) -> Batcher[int, int]:
-    return Batcher(
-        work, max_images=max_images, delay_s=delay_s, max_queued_images=max_queued_images, workers=workers
-    )
+    return Batcher(work, max_images=max_images, delay_s=delay_s, max_queued_images=max_queued_images, workers=workers)
 
 
 async def test_jobs_that_come_within_the_delay_share_a_batch_and_get_their_own_answers() -> None:

@@ -130,9 +130,7 @@ def test_a_bad_payload_is_refused_alone(pipeline: Pipeline) -> None:
     assert isinstance(only, ChecksumError)
 
 
-def test_an_unforeseen_decoding_error_is_refused_alone(
-    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unforeseen_decoding_error_is_refused_alone(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def decode(self, payload: bytes, images: int, crc32: int) -> None:
             raise ZeroDivisionError
@@ -163,7 +161,7 @@ def test_operating_points_are_verified_by_their_digest(pipeline: Pipeline) -> No
 def test_a_file_that_is_no_graph_is_named(tmp_path: Path) -> None:
     path = tmp_path / "decoder.onnx"
     path.write_bytes(b"not a graph")
-    with pytest.raises(InferenceError, match="decoder.onnx cannot be loaded"):
+    with pytest.raises(InferenceError, match=r"decoder\.onnx cannot be loaded"):
         Decoder(path, 4, 4)
 
 

@@ -129,7 +129,7 @@ def test_a_dash_is_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_results_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
-    with pytest.raises(LatentwireError, match="results cannot be written to .*; name another"):
+    with pytest.raises(LatentwireError, match="results cannot be written to"):
         ResultsFile(tmp_path / "no" / "folder" / "r.jsonl")
 
 

@@ -3,6 +3,7 @@
 # the registry's only build).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
+export ORT_DISABLE_TELEMETRY := 1 # ONNX Runtime reports usage to its makers unless told not to
 .DEFAULT_GOAL := help
 .PHONY: help demo test check e2e bench proto golden
 

@@ -83,8 +83,9 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.full((channels,), 0.5))
         self.register_buffer("std", torch.full((channels,), 0.25))
         stride = stem_stride(height, width_px)
+        kernel = max(3, 2 * stride - 1)  # so that a large stride skips no pixel
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, config.width, 3, stride, 1, bias=False),
+            nn.Conv2d(channels, config.width, kernel, stride, kernel // 2, bias=False),
             nn.BatchNorm2d(config.width),
             nn.ReLU(inplace=True),
         )

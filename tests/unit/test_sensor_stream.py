@@ -222,9 +222,8 @@ async def test_a_server_that_is_not_there_is_given_up_in_time(runner: Runner) ->
 
 
 async def test_a_port_that_takes_and_never_answers_is_given_up_in_time(runner: Runner) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(ServerUnavailableError):
-            await runner.run(f"127.0.0.1:{silent.getsockname()[1]}", connect_timeout_s=0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServerUnavailableError):
+        await runner.run(f"127.0.0.1:{silent.getsockname()[1]}", connect_timeout_s=0.5)
 
 
 async def test_a_server_that_never_welcomes_is_given_up_in_time(runner: Runner) -> None:

@@ -72,10 +72,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """uint8 images to latents: normalisation, stem, stages up to the cut, pooled grid, bottleneck, head.
-
-    ``mean`` and ``std`` (C,) are the training set's, in pixel values of 0 to 255.
-    """
+    """uint8 images to latents: normalisation, stem, stages up to the cut, pooled grid, bottleneck, head."""
 
     mean: Tensor
     std: Tensor
@@ -83,8 +80,8 @@ class Encoder(nn.Module):
     def __init__(self, config: PairConfig) -> None:
         super().__init__()
         height, width_px, channels = config.image
-        self.register_buffer("mean", torch.full((channels,), 127.5))
-        self.register_buffer("std", torch.full((channels,), 64.0))
+        self.register_buffer("mean", torch.full((channels,), 0.5))
+        self.register_buffer("std", torch.full((channels,), 0.25))
         stride = stem_stride(height, width_px)
         kernel = max(3, 2 * stride - 1)  # so that a large stride skips no pixel
         self.stem = nn.Sequential(
@@ -109,7 +106,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Encoded:
         """uint8 (N, height, width, C) -> latent (N, d), head logits (N, K) or None."""
-        x = (images.permute(0, 3, 1, 2).float() - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+        x = (images.permute(0, 3, 1, 2).float() / 255 - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
         x = self.stages(self.stem(x.contiguous(memory_format=torch.channels_last)))
         latent = self.bottleneck(self.pool(x))
         return Encoded(latent, None if self.head is None else self.head(latent))

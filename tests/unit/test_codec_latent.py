@@ -57,7 +57,7 @@ def test_reconstruction_lies_within_its_bin_unless_it_is_counted() -> None:
     far = np.abs(decoded.latent.astype(np.float64) - latent) / codec.tables.step_size
     far[9, 1] = 0
     assert far.max() < 1  # the mean of a bin lies inside it
-    assert decoded.latent[9, 1] > 2**30 * codec.tables.step_size[1]
+    assert decoded.latent[9, 1] > 1e8
 
 
 def test_no_anchor_no_level_and_index_differs_with_the_way_a_batch_is_cut() -> None:

@@ -31,6 +31,7 @@ check: .venv-dev/.done ## ruff, mypy --strict, the layers, the generated stubs
 	$(DEV)/python tools/stubs.py check
 
 e2e: .venv-dev/.done ## the containers, brought up by a real engine
+	@docker info >/dev/null 2>&1 || { echo "no container engine answers 'docker info'" >&2; exit 1; }
 	$(DEV)/pytest -m docker tests/e2e $(PYTEST)
 
 bench: .venv/.done ## the ladder: ideal, payload, gRPC and socket bits an image

@@ -145,8 +145,8 @@ def make_trainer(config: CETrainingConfig, path: Path, train: Dataset, validatio
     torch.manual_seed(config.seed)
     pair = make_pair(replace(config.pair, image=(height, width, channels), classes=len(train.classes)))
     mean, std = channel_statistics(train.images)
-    pair.encoder.mean.copy_(torch.from_numpy(mean))
-    pair.encoder.std.copy_(torch.from_numpy(std))
+    pair.encoder.mean.copy_(torch.from_numpy(mean / 255))
+    pair.encoder.std.copy_(torch.from_numpy(std / 255))
     pair.to(_device(config.device))
     optimizer = torch.optim.SGD(
         pair.parameters(), config.peak_rate, config.momentum, weight_decay=config.weight_decay, nesterov=True

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from edge_sensor.ledger import SensorReport
 
@@ -56,11 +57,11 @@ class Display:
         print(f"{self._title}: {line}", file=sys.stderr, flush=True)
 
     def _table(self) -> Table:
-        table = Table(title=self._title, show_header=False, title_justify="left")
+        table = Table(title=Text(self._title), show_header=False, title_justify="left")
         table.add_column(style="bold")
         table.add_column(min_width=48)
         for name, value in self._facts():
-            table.add_row(name, value)
+            table.add_row(name, Text(value))  # as it is: a class may be called [bold]
         return table
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -87,5 +88,5 @@ class Display:
         if now.reconnects:
             facts.append(("reconnects", str(now.reconnects)))
         if now.latest:
-            facts.append(("latest", " ".join(now.latest)))
+            facts.append(("latest", ", ".join(now.latest)))
         return facts

@@ -99,7 +99,7 @@ class _Run:
             stack.enter_context(_on_signals(self._stop))
             stack.callback(self._writer.shutdown)
             if config.progress:
-                title = f"sensor {config.name}: {parts.source.description} -> {config.server}"
+                title = f"{config.name}: {parts.source.description} -> {config.server}"
                 stack.enter_context(Display(title, parts.ledger.report, self._tuning))
             start_capture(parts.source, self._queue, parts.ledger, again=config.limit is not None)
             await self._run_tasks()

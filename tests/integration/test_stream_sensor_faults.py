@@ -130,3 +130,46 @@ async def test_no_server_is_one_line_and_exit_status_one(world: Path) -> None:
     _, err = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
     assert "no server answers at 127.0.0.1:1" in err.decode().splitlines()[-1]
+
+
+async def test_a_signal_while_the_link_is_down_ends_the_sensor_when_its_grace_is_over(world: Path) -> None:
+    results = world / "r.jsonl"
+    code = "import sys; from edge_sensor import SensorConfig, run_sensor; run_sensor(SensorConfig(**eval(sys.argv[1])))"
+    async with serving(world) as port, CuttableLink(port) as link:
+        settings = {
+            "bundle": str(world / "bundle"),
+            "server": f"127.0.0.1:{link.port}",
+            "source": str(world / "images"),
+            "name": "mast",
+            "results": str(results),
+            "limit": 10**9,
+            "grace_s": 0.3,
+        }
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, repr(settings))
+        while not (results.exists() and len(results.read_bytes()) > 10_000):
+            await asyncio.sleep(0.05)
+        link.target = 1
+        link.cut()
+        await asyncio.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 10)
+    assert process.returncode == 0
+    rows = rows_of(results)
+    sequences = sorted(row["sequence"] for row in rows if "sequence" in row)
+    assert sequences == list(range(len(sequences)))
+    assert {row["dropped"] for row in rows if "dropped" in row} == {"stopped"}
+
+
+async def test_a_signal_before_any_server_was_reached_ends_the_sensor_at_once(world: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "latentwire", "sensor", "--server", "127.0.0.1:1", "--connect-timeout-s", "60"),
+        *("--bundle", str(world / "bundle"), "--source", str(world / "images")),
+        *("--results", str(world / "r.jsonl")),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    while not (world / "r.jsonl").exists():
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, err = await asyncio.wait_for(process.communicate(), 4)
+    assert process.returncode == 0, err.decode()

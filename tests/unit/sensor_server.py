@@ -1,17 +1,25 @@
-"""A server that does as a test tells it, one script a stream, and remembers all it was sent."""
+"""A server that does as a test tells it, one script a stream, and sensors to run against it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import factories
 import grpc
+from PIL import Image
 
+from edge_sensor import SensorConfig, SensorReport, run_sensor
 from latentwire import messages as m
 from latentwire.v1 import stream_pb2 as pb
 from latentwire.v1 import stream_pb2_grpc
 from latentwire.wire import from_sensor_from_proto, from_server_to_proto
 
 LIMITS = m.Limits()
+IMAGES = 20
 
 
 class FakeStream:
@@ -113,3 +121,54 @@ async def serving(*scripts: Script) -> AsyncIterator[tuple[FakeServer, str]]:
         await asyncio.sleep(0)
     if fake.failures:
         raise fake.failures[0]
+
+
+def make_world(folder: Path) -> None:
+    """A bundle in ``folder/bundle`` and 20 images in ``folder/images``, a folder a class."""
+    factories.make_bundle(folder / "bundle", variants=("full", "small"))
+    images, labels = factories.make_images(IMAGES)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / "images" / factories.CLASSES[label] / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[:, :, 0]).save(path)
+
+
+class Runner:
+    """Runs sensors on what was made, and reads what they wrote."""
+
+    def __init__(self, made: Path, folder: Path) -> None:
+        self.results = folder / "results.jsonl"
+        self.config = SensorConfig(
+            bundle=made / "bundle",
+            server="127.0.0.1:1",
+            source=str(made / "images"),
+            name="mast",
+            results=self.results,
+            limit=100,
+            images_per_message=8,
+            delay_s=5.0,
+            max_backoff_s=0.2,
+            connect_timeout_s=5.0,
+            progress=False,
+        )
+
+    async def run(self, server: str, **settings: Any) -> SensorReport:
+        return await asyncio.to_thread(run_sensor, replace(self.config, server=server, **settings))
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.results.read_text().splitlines()]
+
+    def answered_once(self, images: int) -> None:
+        """Every image up to ``images`` has one line, with the answer that was given to it."""
+        rows = self.rows()
+        assert sorted(row["sequence"] for row in rows) == list(range(images))
+        assert all(row["label_index"] == row["sequence"] % 4 for row in rows)
+
+
+def sent_batches(fake: FakeServer) -> dict[int, m.LatentBatch]:
+    """All batches of all streams by their first sequence: what is sent again must be as it was."""
+    batches: dict[int, m.LatentBatch] = {}
+    for stream in fake.streams:
+        for batch in stream.batches:
+            assert batches.setdefault(batch.first_sequence, batch) == batch
+    return batches

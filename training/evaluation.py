@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from latentwire.bundle import Bundle, TableRow
 from latentwire.codec.entropy_model import CodecParameters
 from latentwire.datasets import Dataset
+from latentwire.errors import DataError
 from latentwire.operating_point import OperatingPoint
 from training.inference import OnnxGraph
 
@@ -133,3 +134,25 @@ def sweep(
         OperatingPoint.derive(parameters, variant, model, scale) for scale in rate_scales
     ]
     return [measure(point, encoded, decode, images_per_message).row for point in points]
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    variant: str,
+    dataset: Dataset,
+    models: Sequence[str] | None = None,
+    rate_scales: Sequence[float] | None = None,
+    images_per_message: int = 64,
+) -> list[TableRow]:
+    """Measure a variant's entropy models (all by default) at each rate scale (by default the knots of their
+    frontier) on a data set; RateScaleError, UnknownVariantError, or DataError for images of another shape."""
+    spec = bundle.manifest.input
+    if dataset.images.shape[1:] != (spec.height, spec.width, spec.channels):
+        raise DataError(f"{dataset.name}: {bundle.manifest.model_id} takes {spec.height}x{spec.width}x{spec.channels} images")
+    encoded, decode = encode_dataset(bundle, variant, dataset), decoder(bundle, variant)
+    rows: list[TableRow] = []
+    for model in models or list(bundle.manifest.variant(variant).models):
+        parameters = bundle.codec_parameters(variant, model)
+        scales = rate_scales or parameters.frontier.rate_scale.tolist()
+        rows += sweep(parameters, model, variant, encoded, decode, scales, images_per_message)
+    return rows

@@ -1,0 +1,57 @@
+"""From a checkpoint to a bundle: both halves to ONNX, entropy models fitted, the knob measured."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentwire.bundle import Bundle
+from latentwire.datasets import Dataset
+from training.bundling import Splits, make_bundle
+from training.checkpoint import load_checkpoint
+from training.data import load_split, split_validation
+from training.onnx_export import export_onnx
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """``checkpoint`` is a training command's; ``out`` the bundle's folder; ``root`` where the data set lies;
+    ``model_id`` names the bundle, by default after data, backbone, width and d."""
+
+    checkpoint: Path
+    out: Path
+    root: Path | None = None
+    model_id: str | None = None
+
+
+def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _: None) -> Bundle:
+    """Write the bundle; DataError, CheckpointError, InferenceError or BundleError say what is wrong."""
+    checkpoint = load_checkpoint(config.checkpoint)
+    trained, pair = checkpoint.config, checkpoint.pair
+    splits = splits_of(trained, config.root)
+    name = Path(str(trained["data"]).removeprefix("folder:")).name
+    model_id = config.model_id or f"{name}-{pair['backbone']}-w{pair['width']}-d{pair['d']}"
+    training = {
+        "method": checkpoint.method,
+        "data": name,
+        "train_images": len(splits.train),
+        "validation_images": len(splits.validation),
+        "test_images": len(splits.test),
+        "epochs": checkpoint.epoch,
+        "seed": trained["seed"],
+        **{key: pair[key] for key in ("backbone", "width", "cut", "grid", "hidden", "head", "decoder")},
+    }
+    with tempfile.TemporaryDirectory(prefix="latentwire-export-") as folder:
+        progress("exporting both halves to ONNX")
+        exported = export_onnx(config.checkpoint, Path(folder), splits.test.images[:256])
+        return make_bundle(config.out, model_id, exported.encoder, exported.decoder, splits, training, progress)
+
+
+def splits_of(trained: dict[str, Any], root: Path | None) -> Splits:
+    """The very splits a run was trained on. Without a validation share, the knob is measured on training images."""
+    size = tuple(trained["size"]) if trained["size"] else None
+    whole = load_split(trained["data"], root, "train", size)
+    train, validation = split_validation(whole, trained["validation"], trained["seed"])
+    test: Dataset = load_split(trained["data"], root, "test", size)
+    return Splits(train, validation if len(validation) else train, test)

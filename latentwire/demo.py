@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +36,7 @@ class DemoConfig:
 
 def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Value]]:
     """Stream, turn the knob twice, print the table; its rows, baselines last."""
+    console.width = max(console.width, 100)  # the table needs them, also where the output is no terminal
     name = config.bundle or config.data
     bundle = load_bundle(name)
     dataset = load_test(config.data, config.data_root)
@@ -70,7 +72,7 @@ def demo_scales(entry: ModelEntry, frontier: Frontier) -> list[float]:
 def baselines(images: np.ndarray[Any, np.dtype[np.uint8]]) -> list[dict[str, Value]]:
     """What the pictures themselves cost: raw, as PNG, as JPEG."""
     picture = {
-        "raw image": lambda image: image.size,
+        "raw": lambda image: image.size,
         "PNG": lambda image: _size(image, format="PNG", optimize=True),
         f"JPEG q{JPEG_QUALITY}": lambda image: _size(image, format="JPEG", quality=JPEG_QUALITY),
     }
@@ -96,22 +98,22 @@ def _size(image: np.ndarray[Any, np.dtype[np.uint8]], **options: Any) -> int:
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("rate scale", "rate_scale", lambda v: f"{v:g}"),
+    ("rate", "rate_scale", lambda v: f"{v:g}"),
     ("images", "images", str),
-    ("accuracy", "accuracy", lambda v: f"{v:.2%}"),
-    ("refined", "share_refined", lambda v: f"{v:.1%}"),
-    ("ideal bits", "ideal_bits", lambda v: f"{v:.2f}"),
-    ("payload bits", "payload_bits", lambda v: f"{v:.2f}"),
-    ("gRPC bits", "grpc_bits", lambda v: f"{v:.2f}"),
-    ("wire bits", "wire_bits", lambda v: f"{v:.2f}"),
+    ("accuracy", "accuracy", lambda v: f"{v:.1%}"),
+    ("refined", "share_refined", lambda v: f"{v:.0%}"),
+    ("ideal", "ideal_bits", lambda v: f"{v:.2f}"),
+    ("payload", "payload_bits", lambda v: f"{v:.2f}"),
+    ("wire", "wire_bits", lambda v: f"{v:.2f}"),
     ("p50 ms", "latency_p50_ms", lambda v: f"{v:.1f}"),
     ("p95 ms", "latency_p95_ms", lambda v: f"{v:.1f}"),
 )
 
 
 def _table(rows: list[dict[str, Value]], data: str) -> Table:
-    table = Table(title=f"{data}: bits an image, means", caption="wire bits: counted at the sensor's socket, framing in")
-    table.add_column("code")
+    caption = "ideal, payload, wire: mean bits an image; wire is counted at the sensor's socket, framing in"
+    table = Table(title=f"{data}: what an image costs", caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("sent as")
     for heading, _, _ in _COLUMNS:
         table.add_column(heading, justify="right")
     for row in rows:

@@ -8,31 +8,38 @@ from edge_server.config import parse_address
 from latentwire.errors import ListenError
 
 
-def add_port(server: grpc.aio.Server, listen: str) -> int:
-    """Have ``server`` listen on ``HOST:PORT`` and return the port; may take a name look-up. Raises ListenError."""
+def check_free(listen: str) -> None:
+    """Raise ListenError if ``HOST:PORT`` cannot be listened on now; may take a name look-up.
+
+    Asked before a bundle is loaded, and because gRPC would only say that it failed, and print more than we do.
+    """
     host, port = parse_address(listen)
+    reasons: list[str] = []
     try:
-        _try(host.strip("[]"), port)
+        for family, kind, protocol, _, address in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(address)
+                except OSError as error:
+                    reasons.append(error.strerror or str(error))
+                    continue
+            return  # one of the host's addresses is enough, for gRPC too
+    except OSError as error:  # the look-up
+        reasons.append(error.strerror or str(error))
+    raise _cannot(listen, reasons[0])
+
+
+def add_port(server: grpc.aio.Server, listen: str) -> int:
+    """Have ``server`` listen on ``HOST:PORT`` and return the port; raises ListenError."""
+    try:
         return server.add_insecure_port(listen)
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ListenError(
-            f"cannot listen on {listen}: {reason}; stop what listens there, or give another --listen HOST:PORT "
-            "with an address of this machine (port 0 takes a free port)"
-        ) from error
+    except RuntimeError as error:
+        raise _cannot(listen, str(error)) from error
 
 
-def _try(host: str, port: int) -> None:
-    """Bind as gRPC is about to, because it says only that it failed, and prints more than we would; OSError."""
-    failed: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                failed = error
-                continue
-        return  # one of the host's addresses is enough, for gRPC too
-    if failed is not None:
-        raise failed
+def _cannot(listen: str, reason: str) -> ListenError:
+    return ListenError(
+        f"cannot listen on {listen}: {reason}; stop what listens there, or give another --listen HOST:PORT "
+        "with an address of this machine (port 0 takes a free port)"
+    )

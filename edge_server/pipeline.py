@@ -7,7 +7,6 @@
 """
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,7 +60,10 @@ class Pipeline:
     """The bundle's decoders and operating points. Thread-safe; every method may take milliseconds."""
 
     def __init__(self, bundle: Bundle, decoder_threads: int) -> None:
-        """Load and warm every variant's decoder; raises InferenceError."""
+        """Load and warm every variant's decoder, and ask it about the anchors.
+
+        Raises InferenceError or BundleCorruptError.
+        """
         self.bundle = bundle
         manifest = bundle.manifest
         self._decoders = {
@@ -69,17 +71,16 @@ class Pipeline:
             for name, variant in manifest.variants.items()
         }
         self._points = OperatingPoints(bundle)
-        self._anchors: dict[tuple[str, str], AnchorAnswers] = {}
-        self._lock = threading.Lock()
+        self._anchors = {
+            (name, model): AnchorAnswers(*self._decoders[name].run(bundle.codec_parameters(name, model).anchors))
+            for name, variant in manifest.variants.items()
+            for model in variant.models
+        }
 
     def derive(self, variant: str, model: str, rate_scale: float) -> ServedPoint:
         """The operating point of that name; raises UnknownVariantError or RateScaleError."""
         point = self._points.get(variant, model, rate_scale)
-        decoder = self._decoders[variant]
-        with self._lock:
-            if (variant, model) not in self._anchors:
-                self._anchors[variant, model] = AnchorAnswers(*decoder.run(point.codec.anchors))
-            return ServedPoint(point, decoder, self._anchors[variant, model])
+        return ServedPoint(point, self._decoders[variant], self._anchors[variant, model])
 
     def verify(self, names: Sequence[OperatingPointName]) -> list[ServedPoint]:
         """The operating points a sensor announced; TableDigestError where its tables are not ours."""

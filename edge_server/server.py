@@ -17,7 +17,7 @@ from edge_server.bundles_service import BundlesService
 from edge_server.config import ServerConfig, parse_address
 from edge_server.connection import Core
 from edge_server.control_service import ControlService
-from edge_server.listening import add_port
+from edge_server.listening import add_port, check_free
 from edge_server.pipeline import Answered, Job, Pipeline
 from edge_server.registry import Registry
 from edge_server.sensors_service import SensorsService
@@ -58,19 +58,19 @@ class Server:
         self._grpc: grpc.aio.Server
 
     async def start(self) -> int:
-        """Listen, load and warm the decoder, serve; returns the port.
+        """Load and warm the decoders, listen, serve; returns the port.
 
         Raises ListenError, a BundleError or an InferenceError; nothing is left open then.
         """
         async with contextlib.AsyncExitStack() as stack:
-            self._grpc = grpc.aio.server(options=_options(self.config))
-            stack.push_async_callback(self._grpc.stop, None)
-            port = await asyncio.to_thread(add_port, self._grpc, self.config.listen)
+            await asyncio.to_thread(check_free, self.config.listen)
             core = await self._core(stack)
             registry = Registry(self.config.max_sessions, self.config.limits.max_unanswered_images, self._clock)
             self._sensors = SensorsService(core, registry, self.config.hello_timeout_s)
             self._control = ControlService(core, registry, self.config.command_timeout_s)
+            self._grpc = grpc.aio.server(options=_options(self.config))
             await self._register()
+            port = add_port(self._grpc, self.config.listen)
             await self._grpc.start()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()

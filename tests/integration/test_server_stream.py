@@ -94,11 +94,14 @@ async def test_a_sensor_that_comes_back_gets_the_answers_it_lacks(bundle: Bundle
 
 
 async def test_what_was_admitted_is_answered_though_the_stream_was_cut(bundle: Bundle) -> None:
-    async with serving(bundle.path, batch_delay_s=0.3) as (_, address):
+    async with serving(bundle.path, batch_delay_s=1.0) as (server, address):
         async with RawSensor(address, bundle) as sensor:
             await sensor.join()
             await sensor.send(sensor.batch(0, 4))
-            await asyncio.sleep(0.1)  # read by the server, not yet decoded
+            session = server._sensors._registry.find("cam").session
+            while session.expected < 4:  # until the server has read it; it is decoded a second later
+                await asyncio.sleep(0.01)
+            assert session.next_sequence == 0
         async with RawSensor(address, bundle) as sensor:
             assert (await sensor.join()).next_sequence == 4
             await sensor.hear_results(0, 4)

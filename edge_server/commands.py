@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 
 from edge_server.pipeline import ServedPoint
@@ -43,7 +44,8 @@ class CommandBook:
     def __init__(self) -> None:
         """Start empty."""
         self._commands: dict[int, Command] = {}
-        self._last_id = 0
+        # Not from 0: a sensor may yet announce what a server that ran before this one had commanded.
+        self._last_id = secrets.randbits(48)
 
     def issue(self) -> Command:
         """A new command, to be sent to the sensor under its id."""

@@ -101,6 +101,8 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
                     ProtocolError(f"a newer stream of sensor {sensor.name!r} took this one's place"),
                     flush=False,
                 )
+        if older is not None:  # a command that was sent on it may be lost
+            sensor.commands.stream_ended(sensor.name)
         sensor.link = connection
         sensor.peer = connection.peer
         log.info(

@@ -265,6 +265,16 @@ async def test_a_sensor_that_leaves_during_a_set_is_told(
             await turning
 
 
+async def test_a_sensor_that_is_replaced_during_a_set_is_told(bundle: Bundle, address: str, sensor: RawSensor) -> None:
+    turning = asyncio.create_task(setting(address, 4.0))
+    await hear_command(sensor)
+    async with RawSensor(address, bundle) as newer:
+        await newer.join(next_sequence=8)
+        with pytest.raises(errors.CommandRefusedError, match="sensor 'cam' ended its stream before"):
+            async with asyncio.timeout(5):
+                await turning
+
+
 async def test_a_source_whose_last_batch_is_at_the_new_rate_has_done_it(address: str, sensor: RawSensor) -> None:
     turning = asyncio.create_task(setting(address, 4.0))
     command = await hear_command(sensor)

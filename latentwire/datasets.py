@@ -25,7 +25,8 @@ DIGITS_TEST = "digits-test.npz"
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A labelled set of images: ``images`` uint8 (N, H, W, C), ``labels`` int64 (N,) of 0 to K - 1, and the K
-    ``classes``' names. ``name`` is what the user called it."""
+    ``classes``' names. ``name`` is what the user called it.
+    """
 
     name: str
     images: NDArray[np.uint8]
@@ -58,9 +59,7 @@ _CIFAR = {
         "labels",
         "label_names",
     ),
-    "cifar100": _Cifar(
-        "cifar-100-python", ("train",), ("test",), "meta", "fine_labels", "fine_label_names"
-    ),
+    "cifar100": _Cifar("cifar-100-python", ("train",), ("test",), "meta", "fine_labels", "fine_label_names"),
 }
 
 
@@ -77,7 +76,8 @@ def load_test(name: str, root: str | Path | None = None) -> Dataset:
 
 def load_train(name: str, root: str | Path | None = None) -> Dataset:
     """The training split of ``cifar10`` or ``cifar100``, whole; DataError as ``load_test``. Digits to train on are in
-    ``training.data``, for they come with scikit-learn."""
+    ``training.data``, for they come with scikit-learn.
+    """
     return read_cifar(name, root, "train")
 
 

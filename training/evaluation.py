@@ -1,7 +1,7 @@
 """Accuracy and rate of a deployed pair, through the real codec and the exported graphs: no torch, no training pass."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,32 +74,33 @@ def measure(
     Raises AssertionError if a message does not decode to the very symbols that were coded.
     """
     codec = point.codec
-    choice = codec.choose(encoded.latent, encoded.head_logits)
-    latents, indices, bits, payload_bits = [], [], [], 0
+    coded, latents = [], []
     for start in range(0, len(encoded.latent), images_per_message):
         part = slice(start, start + images_per_message)
-        coded = codec.encode(
-            encoded.latent[part], replace(choice, anchor=choice.anchor[part], level=choice.level[part])
-        )
-        decoded = codec.decode(coded.payload, coded.images, coded.crc32)
-        if not np.array_equal(decoded.indices, coded.indices) or not np.array_equal(decoded.anchor, coded.anchor):
+        head = None if encoded.head_logits is None else encoded.head_logits[part]
+        message = codec.encode(encoded.latent[part], codec.choose(encoded.latent[part], head))
+        decoded = codec.decode(message.payload, message.images, message.crc32)
+        same = (np.array_equal(getattr(decoded, name), getattr(message, name)) for name in ("anchor", "level", "indices"))
+        if not all(same):
             raise AssertionError("a message decoded to other symbols than were coded")
+        coded.append(message)
         latents.append(decoded.latent)
-        indices.append(coded.indices)
-        bits.append(coded.image_bits)
-        payload_bits += coded.payload_bits
-    answers = answer(np.concatenate(latents), choice.level, choice.anchor, codec.anchors, decode)
-    image_bits, images = np.concatenate(bits), len(answers)
+    anchor, level, indices, image_bits = (
+        np.concatenate([getattr(message, name) for message in coded])
+        for name in ("anchor", "level", "indices", "image_bits")
+    )
+    answers = answer(np.concatenate(latents), level, anchor, codec.anchors, decode)
+    images = len(answers)
     row = TableRow(
         model=point.model,
         rate_scale=point.rate_scale,
         images=images,
         images_per_message=images_per_message,
         accuracy=float(np.mean(answers == encoded.labels)),
-        share_refined=float(np.mean(choice.level > 0)),
-        total_entropy_bits=total_entropy_bits(np.concatenate(indices), choice.anchor, choice.level),
+        share_refined=float(np.mean(level > 0)),
+        total_entropy_bits=total_entropy_bits(indices, anchor, level),
         ideal_bits=float(image_bits.mean()),
-        payload_bits=payload_bits / images,
+        payload_bits=sum(message.payload_bits for message in coded) / images,
     )
     return Measurement(row, answers, image_bits)
 

@@ -6,14 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentwire.codec.entropy_model import CodecParameters
+from latentwire.codec.runs import choose_run
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """``anchor`` (N,) int32 and ``level`` (N,) int32 of each image."""
+    """``anchor`` (N,) int32 and ``level`` (N,) int32 of each image of a message, and the message's run mode."""
 
     anchor: NDArray[np.int32]
     level: NDArray[np.int32]
+    run: int = 0
 
 
 def log_posterior(
@@ -47,8 +49,13 @@ def doubt(posterior: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 - margin
 
 
-def choose(posterior: NDArray[np.float64], doubt_threshold: float) -> Choice:
-    """The likeliest anchor, and level 1 where doubt reaches the threshold."""
-    anchor = posterior.argmax(axis=1).astype(np.int32)
+def choose(posterior: NDArray[np.float64], anchor_bits: NDArray[np.float64], doubt_threshold: float) -> Choice:
+    """The cheapest likely anchors (``runs.choose_run``), and level 1 where doubt reaches the threshold.
+
+    ``posterior`` (N, A) is of one message's images in their order; ``anchor_bits`` (A,) what each anchor costs.
+    """
     level = (doubt(posterior) >= doubt_threshold).astype(np.int32)
-    return Choice(anchor, level)
+    if posterior.shape[1] == 1:
+        return Choice(np.zeros(len(posterior), np.int32), level)
+    anchor, run = choose_run(posterior, anchor_bits)
+    return Choice(anchor, level, run)

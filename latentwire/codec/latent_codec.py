@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latentwire.codec import runs
 from latentwire.codec.choice import Choice, choose, log_posterior
 from latentwire.codec.coder import TOTAL, Decoder, Encoder, Table
 from latentwire.codec.entropy_model import CodecParameters, Point, Tables, derive_tables
@@ -74,6 +75,7 @@ class LatentCodec:
         self.parameters = parameters
         self.point = point
         self.tables: Tables = derive_tables(parameters, point)
+        self._anchor_bits = np.zeros(1) if self.tables.anchor is None else self.tables.anchor.ideal_bits
         self._seed = zlib.crc32(self.tables.digest)
 
     @property
@@ -82,8 +84,9 @@ class LatentCodec:
         return self.parameters.anchors
 
     def choose(self, latent: NDArray[np.float32], head_logits: NDArray[np.float32] | None = None) -> Choice:
-        """Anchor and level of each image; ``latent`` (N, d), ``head_logits`` (N, A) if the encoder has a head."""
-        return choose(log_posterior(self.parameters, latent, head_logits), self.point.doubt_threshold)
+        """Anchor and level of each image of one message, in order; ``latent`` (N, d), ``head_logits`` (N, A) if the encoder has a head."""
+        posterior = log_posterior(self.parameters, latent, head_logits)
+        return choose(posterior, self._anchor_bits, self.point.doubt_threshold)
 
     def encode(self, latent: NDArray[np.float32], choice: Choice) -> EncodedBatch:
         """Code ``latent`` (N, d); NonFiniteLatentError if a row holds NaN or infinity."""
@@ -123,8 +126,15 @@ class LatentCodec:
 
     def _push_anchors(self, coder: Encoder, choice: Choice, bits: NDArray[np.float64]) -> None:
         if self.tables.anchor is not None:
-            coder.push(choice.anchor, self.tables.anchor)
-            bits += self.tables.anchor.ideal_bits[choice.anchor]
+            anchor = choice.anchor
+            if len(anchor) > 1:
+                coder.push(np.array([choice.run], np.int32), runs.MODE_TABLE)
+            if choice.run:
+                same = runs.flags(anchor)
+                coder.push(same, runs.FLAG_TABLES[choice.run - 1])
+                anchor = anchor[np.append(True, same == 0)]
+            coder.push(anchor, self.tables.anchor)
+            bits += runs.anchor_cost(choice.anchor, choice.run, self._anchor_bits)
         for a, images in _groups(choice.anchor):
             table = self.tables.level[a]
             coder.push(choice.level[images], table)
@@ -133,7 +143,12 @@ class LatentCodec:
     def _pull_anchors(self, coder: Decoder, images: int) -> tuple[Ints, Ints]:
         anchor = np.zeros(images, np.int32)
         if self.tables.anchor is not None:
-            anchor = coder.pull(images, self.tables.anchor)
+            run = int(coder.pull(1, runs.MODE_TABLE)[0]) if images > 1 else 0
+            if run:
+                place = np.append(0, np.cumsum(1 - coder.pull(images - 1, runs.FLAG_TABLES[run - 1])))
+                anchor = coder.pull(int(place[-1]) + 1, self.tables.anchor)[place]
+            else:
+                anchor = coder.pull(images, self.tables.anchor)
         level = np.zeros(images, np.int32)
         for a, rows in _groups(anchor):
             level[rows] = coder.pull(len(rows), self.tables.level[a])

@@ -1,0 +1,112 @@
+"""Fit the anchored code: classes' means as anchors, the residuals around them, and the knob's path.
+
+Who is doubted decides what the residuals look like, so location and spread are fitted to the images that the sensor
+doubts most among the training set, and shares and thresholds to validation images, which no weight has seen.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentwire.codec.choice import doubt, log_posterior
+from latentwire.codec.entropy_model import CodecParameters, Frontier
+from training.evaluation import DecodeLatents, Encoded
+from training.fit import Latents, Reals, entropy_weights, histogram_shape
+
+RATIOS_PER_OCTAVE = 4
+DOUBTED_SHARE = 0.25  # of the training images, the most doubted: residuals are fitted to these
+PRIOR_IMAGES = 20.0  # by which an anchor's own figures are drawn towards all anchors'
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+
+
+def fit_anchored(train: Encoded, validation: Encoded, decode: DecodeLatents) -> CodecParameters:
+    """The anchored code's parameters; classes without a training image raise ValueError."""
+    classes = int(train.labels.max()) + 1
+    anchors = class_means(train.latent, train.labels, classes)
+    spread = np.sqrt(_pooled_variance(train.latent - anchors[train.labels], train.labels, classes))
+    start = CodecParameters(
+        anchors=anchors,
+        anchor_counts=np.bincount(train.labels, minlength=classes),
+        weights=entropy_weights(train.latent.std(0, dtype=np.float64)),
+        location=np.zeros_like(spread),
+        spread=spread,
+        shapes=np.zeros((1, 2), np.int64),
+        shape_of=np.zeros(anchors.shape[1], np.int64),
+        ratios_per_octave=RATIOS_PER_OCTAVE,
+        choice_spread=spread,
+        frontier=Frontier(*(np.zeros(0) for _ in range(5))),
+    )
+    fitted = _fit_residuals(start, train, classes)
+    return replace(fitted, frontier=path(fitted, validation, step_scale=1.0))
+
+
+def class_means(latent: Latents, labels: NDArray[np.int64], classes: int) -> Latents:
+    """Mean latent of each class, (classes, d) float32."""
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() == 0:
+        raise ValueError(f"class {int(counts.argmin())} has no training image; give it some, or leave it out")
+    sums = np.zeros((classes, latent.shape[1]))
+    np.add.at(sums, labels, latent)
+    means: Latents = (sums / counts[:, None]).astype(np.float32)
+    return means
+
+
+def _fit_residuals(start: CodecParameters, train: Encoded, classes: int) -> CodecParameters:
+    posterior = log_posterior(start, train.latent, train.head_logits)
+    named = posterior.argmax(axis=1)
+    doubts = doubt(posterior)
+    doubted = doubts >= np.quantile(doubts, 1 - DOUBTED_SHARE)
+    anchor = named[doubted]
+    residual = (train.latent[doubted] - start.anchors[anchor]).astype(np.float64)
+    location = _pooled_mean(residual, anchor, classes)
+    spread = np.sqrt(_pooled_variance(residual - location[anchor], anchor, classes))
+    normalised = (residual - location[anchor]) / spread[anchor]
+    return replace(
+        start,
+        anchor_counts=np.bincount(named, minlength=classes) + 1,
+        location=location,
+        spread=spread,
+        shapes=histogram_shape(normalised.ravel(), cells=4096)[None],
+    )
+
+
+def path(parameters: CodecParameters, validation: Encoded, step_scale: float) -> Frontier:
+    """The knob's path: below 1 the rate scale is the share refined, at ``step_scale``; above, steps get finer."""
+    posterior = log_posterior(parameters, validation.latent, validation.head_logits)
+    named, doubts = posterior.argmax(axis=1), doubt(posterior)
+    shares = np.array(SHARES)
+    thresholds = np.array([np.inf if s == 0 else np.quantile(doubts, 1 - s) for s in shares])
+    thresholds[0], thresholds[-1] = 2.0, 0.0
+    refined = doubts[None] >= thresholds[:, None]
+    anchors = len(parameters.anchors)
+    images = np.bincount(named, minlength=anchors)
+    each = np.stack([np.bincount(named, weights=row, minlength=anchors) for row in refined.astype(float)])
+    share = (each + PRIOR_IMAGES * shares[:, None]) / (images + PRIOR_IMAGES)
+    finer = step_scale * np.array([2.0, 4.0])
+    return Frontier(
+        rate_scale=np.concatenate([[0.01], shares[1:], [2.0, 4.0]]),
+        step_scale=np.concatenate([np.full(len(shares), step_scale), finer]),
+        refine_share=np.concatenate([share, np.ones((2, anchors))]),
+        doubt_threshold=np.concatenate([thresholds, [0.0, 0.0]]),
+        bits=np.zeros(len(shares) + 2),
+    )
+
+
+def _pooled_mean(residual: Reals, anchor: NDArray[np.int64], anchors: int) -> Reals:
+    """Each anchor's mean residual (A, d), drawn towards zero where it is seen seldom."""
+    sums = np.zeros((anchors, residual.shape[1]))
+    np.add.at(sums, anchor, residual)
+    mean: Reals = sums / (np.bincount(anchor, minlength=anchors)[:, None] + PRIOR_IMAGES)
+    return mean
+
+
+def _pooled_variance(residual: Reals | Latents, anchor: NDArray[np.int64], anchors: int) -> Reals:
+    """Each anchor's mean square residual (A, d), drawn towards all anchors' where it is seen seldom."""
+    squares = residual.astype(np.float64) ** 2
+    sums = np.zeros((anchors, residual.shape[1]))
+    np.add.at(sums, anchor, squares)
+    whole = squares.mean(axis=0)
+    variance = (sums + PRIOR_IMAGES * whole) / (np.bincount(anchor, minlength=anchors)[:, None] + PRIOR_IMAGES)
+    floor: Reals = np.maximum(variance, 1e-6 * max(float(whole.max()), 1e-12))
+    return floor

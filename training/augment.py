@@ -14,7 +14,7 @@ def reflect_pad(images: Tensor, border: int) -> Tensor:
     # reflection is not implemented for uint8, so in parts, or a large data set would be held four times over
     parts = [
         F.pad(part.permute(0, 3, 1, 2).float(), (border,) * 4, mode="reflect").to(torch.uint8).permute(0, 2, 3, 1)
-        for part in images.split(4096)
+        for part in torch.split(images, 4096)
     ]
     return torch.cat(parts).contiguous()
 
@@ -23,7 +23,8 @@ def random_crop_flip(
     padded: Tensor, picks: Tensor, size: tuple[int, int], flip: bool, generator: torch.Generator
 ) -> Tensor:
     """Random crops of ``size`` (h, w) from the images ``picks`` (B,) of a padded set, half of them mirrored if
-    ``flip``; uint8 (B, h, w, C). All that is random is drawn from ``generator``, on the CPU."""
+    ``flip``; uint8 (B, h, w, C). All that is random is drawn from ``generator``, on the CPU.
+    """
     (height, width), device = size, padded.device
     count = len(picks)
     top = torch.randint(0, padded.shape[1] - height + 1, (count, 1, 1), generator=generator)

@@ -75,6 +75,7 @@ class CETrainingConfig:
             "validation must be at least 0 and at most 0.5": 0 <= self.validation <= 0.5,
             "seed must be at least 0": self.seed >= 0,
             "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
+            "size must be at least 1 x 1 pixels": self.size is None or min(self.size) >= 1,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
         }
         for rule, held in checks.items():

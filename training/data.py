@@ -17,9 +17,7 @@ SPLIT_SEED = 0
 FOLDER = "folder:"
 
 
-def load_split(
-    name: str, root: str | Path | None, split: Split, size: tuple[int, int] | None = None
-) -> Dataset:
+def load_split(name: str, root: str | Path | None, split: Split, size: tuple[int, int] | None = None) -> Dataset:
     """The ``split`` of a data set by ``name``: cifar10, cifar100, digits or folder:PATH.
 
     ``root`` is the folder that CIFAR lies in or is downloaded to; a relative folder:PATH is looked up under it too.
@@ -53,11 +51,10 @@ def digits_split(split: Split) -> Dataset:
     return Dataset("digits", images[picks], labels[picks], tuple(str(digit) for digit in range(10)))
 
 
-def stratified_split(
-    labels: NDArray[np.int64], share: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def stratified_split(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the kept and of the held-out images, each rising: ``share`` (0..1) of every class is held out, by a
-    draw of its own, rounded to whole images."""
+    draw of its own, rounded to whole images.
+    """
     held: list[NDArray[np.int64]] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -1,7 +1,7 @@
 """A data set from a folder of class folders, or from PATH/train and PATH/test that hold the same class folders."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,8 @@ def _splits(path: Path) -> dict[str, list[Path]]:
     }
 
 
-def _flatten(lists: "Sequence[list[Path]] | object") -> list[Path]:
-    return [file for files in lists for file in files]  # type: ignore[attr-defined]
+def _flatten(lists: Iterable[list[Path]]) -> list[Path]:
+    return [file for files in lists for file in files]
 
 
 def _classes(path: Path, least: int) -> dict[str, list[Path]]:
@@ -86,8 +86,6 @@ def _shape(files: Sequence[Path], size: tuple[int, int] | None) -> tuple[tuple[i
                 grey = grey and (image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"))
         except _READ_ERRORS as error:
             raise _unreadable(file, error) from None
-    if size is not None and min(size) < 1:
-        raise ValueError(f"size must be at least 1 x 1 pixels, not {size}")
     # the commonest; among equals the smallest, so that the order of files does not decide
     return size or min(sizes, key=lambda key: (-sizes[key], key)), grey
 

@@ -55,7 +55,8 @@ def latents(
     encoder: Path, images: NDArray[np.uint8], batch: int = BATCH
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """What the exported ``encoder`` makes of ``images`` (N, H, W, C) uint8: the latent (N, d) float32, and the head's
-    logits (N, K) float32, None where it has no head. InferenceError if it cannot."""
+    logits (N, K) float32, None where it has no head. InferenceError if it cannot.
+    """
     outputs = OnnxGraph(encoder).run(images, batch)
     if "latent" not in outputs:
         raise InferenceError(f"{encoder} has no output 'latent': it is no encoder")

@@ -39,7 +39,8 @@ LossFunction = Callable[[Pair, Tensor, Tensor], StepLoss]
 @dataclass(frozen=True, slots=True)
 class Walk:
     """How an epoch is walked: ``epochs``, images a ``batch``, ``crop`` pixels of mirrored border to crop from,
-    mirror images (``flip``), ``seed``, and the ``precision`` of matrix products."""
+    mirror images (``flip``), ``seed``, and the ``precision`` of matrix products.
+    """
 
     epochs: int
     batch: int
@@ -100,7 +101,8 @@ class Trainer:
                     if self.step % CHECK_EVERY == 0:
                         self._check_loss()
                         progress.step(self.epoch, self.step, float(self.sums[0]) / self.step)
-                self._end_epoch(time.monotonic() - started, progress)
+                with _memory_errors():
+                    self._end_epoch(time.monotonic() - started, progress)
                 self.save()
 
     def _batches(self) -> Iterator[Tensor]:
@@ -188,7 +190,8 @@ class Trainer:
 
 def accuracy(pair: Pair, dataset: Dataset, name: str, batch: int = 512) -> dict[str, float]:
     """The decoder's and, where there is one, the head's share of right answers (0..1), in float32 and without
-    augmentation: ``{name}_accuracy`` and ``{name}_head_accuracy``. Nothing for an empty set."""
+    augmentation: ``{name}_accuracy`` and ``{name}_head_accuracy``. Nothing for an empty set.
+    """
     if not len(dataset):
         return {}
     device = next(pair.parameters()).device

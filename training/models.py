@@ -50,9 +50,14 @@ class PairConfig:
             raise ValueError(f"cut must be 1 to {STAGES}, not {self.cut}")
         if self.decoder not in ("linear", "transposed"):
             raise ValueError(f"decoder must be linear or transposed, not {self.decoder!r}")
-        sizes = (*self.image, self.width, self.grid, self.hidden, self.d, self.decoder_width or 1)
-        if min(sizes) < 1 or self.classes < 2:
-            raise ValueError("sizes must be at least 1, and there must be two classes or more")
+        if len(self.image) != 3 or min(self.image) < 1 or self.image[2] not in (1, 3):
+            raise ValueError(f"image must be height, width and 1 or 3 channels, not {self.image}")
+        if self.classes < 2:
+            raise ValueError(f"classes must be at least 2, not {self.classes}")
+        for name in ("width", "grid", "hidden", "d", "decoder_width"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, not {size}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""
@@ -176,7 +181,7 @@ class Pair(nn.Module):
 
 def make_pair(config: PairConfig) -> Pair:
     """A new pair, its convolutions laid out channels-last; weights are drawn from torch's global generator."""
-    return Pair(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return Pair(config).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, slots=True)

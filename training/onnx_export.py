@@ -40,7 +40,8 @@ HALF_TOLERANCE, HALF_AGREEMENT = 2e-2, 0.995
 class ExportedPair:
     """An exported pair: its two files, what the pair is, its classes, and the checkpoint's ``training``
     configuration. ``difference`` is the largest seen from torch, as a share of torch's largest value, and
-    ``agreement`` the share of images with the same answer (0..1)."""
+    ``agreement`` the share of images with the same answer (0..1).
+    """
 
     encoder: Path
     decoder: Path
@@ -105,7 +106,9 @@ def load_pair(checkpoint: Checkpoint) -> Pair:
         pair.load_state_dict(checkpoint.state["pair"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"the checkpoint's weights fit no pair of this program ({reason}): train it again") from None
+        raise CheckpointError(
+            f"the checkpoint's weights fit no pair of this program ({reason}): train it again"
+        ) from None
     return pair.eval()
 
 
@@ -151,10 +154,8 @@ def _strip(model: onnx.ModelProto) -> None:
     """Take out stack traces and whatever else tells of the machine that exported."""
     del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
     model.doc_string = model.graph.doc_string = ""
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-    every = [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]
+    graph = model.graph
+    every: list[Any] = [*graph.node, *graph.initializer, *graph.input, *graph.output, *model.functions]
     for item in [*every, *(node for function in model.functions for node in function.node)]:
         item.doc_string = ""
         del item.metadata_props[:]
@@ -186,15 +187,15 @@ def _check(pair: Pair, folder: Path, examples: NDArray[np.uint8], half: bool) ->
     got = OnnxGraph(folder / "encoder.onnx").run(examples)
     got |= OnnxGraph(folder / "decoder.onnx").run(got["latent"])
     tolerance, least = (HALF_TOLERANCE, HALF_AGREEMENT) if half else (FULL_TOLERANCE, FULL_AGREEMENT)
-    difference, agreement = 0.0, 1.0
-    for name, tensor in wanted.items():
-        if tensor is None:
-            continue
-        reference = tensor.numpy()
-        scale = max(float(np.abs(reference).max()), 1e-6)
-        difference = max(difference, float(np.abs(got[name] - reference).max()) / scale)
-        if name != "latent":
-            agreement = min(agreement, float(np.mean(got[name].argmax(1) == reference.argmax(1))))
+    references = {name: tensor.numpy() for name, tensor in wanted.items() if tensor is not None}
+    # numpy's maximum keeps a NaN, where Python's max may drop it
+    difference = float(
+        np.max(
+            [np.abs(got[name] - values).max() / max(np.abs(values).max(), 1e-6) for name, values in references.items()]
+        )
+    )
+    answers = [name for name in references if name != "latent"]
+    agreement = min(float(np.mean(got[name].argmax(1) == references[name].argmax(1))) for name in answers)
     if not (difference <= tolerance and agreement >= least):
         raise TrainingError(
             f"the exported graphs differ from torch by {difference:.2g} of the largest value (at most {tolerance}) "

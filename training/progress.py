@@ -19,7 +19,9 @@ from latentwire.errors import TrainingError
 class Progress:
     """A bar on a terminal and a line an epoch anywhere; each epoch's figures also go to the CSV file ``log``."""
 
-    def __init__(self, title: str, epochs: int, steps_per_epoch: int, log: Path, console: Console | None = None) -> None:
+    def __init__(
+        self, title: str, epochs: int, steps_per_epoch: int, log: Path, console: Console | None = None
+    ) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._epochs, self._steps, self._log = epochs, steps_per_epoch, log
         self._bar = Bar(
@@ -50,6 +52,7 @@ class Progress:
     def epoch(self, row: dict[str, float], history: Sequence[dict[str, float]]) -> None:
         """Print an epoch's figures and write the log anew; TrainingError if it cannot be written."""
         figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        self._bar.update(self._task, completed=len(history) * self._steps)
         self._console.print(f"epoch {row['epoch']:.0f}/{self._epochs}  {figures}", soft_wrap=True)
         write_log(self._log, history)
 
@@ -72,7 +75,8 @@ def write_log(path: Path, history: Sequence[dict[str, float]]) -> None:
 
 class StopSignal:
     """Turns the first Ctrl-C or SIGTERM into ``requested``, so that the loop stops between steps and saves; a second
-    one acts as ever. Outside the main thread, where signals cannot be caught, nothing changes."""
+    one acts as ever. Outside the main thread, where signals cannot be caught, nothing changes.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -95,5 +99,5 @@ class StopSignal:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()

@@ -16,6 +16,7 @@ def digits(out: Path) -> CETrainingConfig:
 
 def cifar10_quarter(out: Path, root: Path) -> CETrainingConfig:
     """CIFAR-10 at quarter width, cut after layer2 (18.5 M multiply-accumulates on the sensor): 16 minutes on one
-    core."""
+    core.
+    """
     pair = PairConfig(width=16, cut=2, grid=4, d=16)
     return CETrainingConfig(data="cifar10", out=out, root=root, pair=pair, epochs=24, threads=1)

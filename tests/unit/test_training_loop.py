@@ -89,9 +89,7 @@ def test_sigterm_stops_it_too_and_signals_are_given_back(tmp_path: Path) -> None
 
 
 def test_another_seed_gives_another_pair(tmp_path: Path) -> None:
-    first, other = (
-        weights(run_train_ce(settings(tmp_path / str(seed), seed=seed, epochs=1))) for seed in (0, 1)
-    )
+    first, other = (weights(run_train_ce(settings(tmp_path / str(seed), seed=seed, epochs=1))) for seed in (0, 1))
     assert not torch.equal(first["encoder.stem.0.weight"], other["encoder.stem.0.weight"])
 
 

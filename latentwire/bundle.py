@@ -35,7 +35,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_MODEL_BYTES = 1 << 28
 _FRONTIER_FIELDS = tuple(Frontier.__dataclass_fields__)
 _ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", "ratios_per_octave"))
-_DTYPES = {"anchors": "<f4", "anchor_counts": "<i8", "shapes": "<i8", "shape_of": "<i8"}
+_INTEGERS = ("anchor_counts", "shapes", "shape_of")
+_SINGLES = ("anchors", "location", "spread", "choice_spread")  # as stored; computed with in float64 but for the anchors
 
 Part = Literal["all", "sensor", "server"]
 
@@ -220,7 +221,8 @@ def file_entry(name: str, content: bytes) -> FileEntry:
 def parameters_to_bytes(parameters: CodecParameters) -> bytes:
     """An entropy model's parameters as an npz without pickles; the same bytes for the same parameters."""
     arrays: dict[str, NDArray[np.generic]] = {
-        name: getattr(parameters, name).astype(_DTYPES.get(name, "<f8")) for name in _ARRAY_FIELDS
+        name: getattr(parameters, name).astype("<i8" if name in _INTEGERS else "<f4" if name in _SINGLES else "<f8")
+        for name in _ARRAY_FIELDS
     }
     arrays |= {f"frontier_{name}": getattr(parameters.frontier, name).astype("<f8") for name in _FRONTIER_FIELDS}
     arrays["ratios_per_octave"] = np.array(parameters.ratios_per_octave, "<i8")
@@ -238,11 +240,12 @@ def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecP
             if sum(member.file_size for member in archive.infolist()) > MAX_MODEL_BYTES:
                 raise BundleCorruptError(f"{name}: unpacks to more than {MAX_MODEL_BYTES} bytes")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            values = {f: arrays[f].astype(_DTYPES.get(f, "<f8")) for f in _ARRAY_FIELDS}
+            values = {f: arrays[f].astype("<i8" if f in _INTEGERS else "<f8") for f in _ARRAY_FIELDS}
             path = {f: arrays[f"frontier_{f}"].astype("<f8") for f in _FRONTIER_FIELDS}
             ratios_per_octave = int(arrays["ratios_per_octave"])
     except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleCorruptError(f"{name} is no entropy model: {error}; fetch or export the bundle again") from None
+    values["anchors"] = values["anchors"].astype(np.float32)
     rises = values.pop("shapes")
     if rises.ndim != 2 or not 0 <= ratios_per_octave <= 64:
         raise BundleCorruptError(f"{name} is no entropy model: wrong shapes or ratios_per_octave")

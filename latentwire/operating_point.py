@@ -5,8 +5,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from latentwire.codec.entropy_model import CodecParameters, locate
 from latentwire.codec.latent_codec import LatentCodec
 
@@ -28,8 +26,7 @@ class OperatingPoint:
         """Derive the tables (milliseconds); RateScaleError outside the bundle's range."""
         point = locate(parameters.frontier, rate_scale)
         codec = LatentCodec(parameters, point)
-        share = float(np.average(point.refine_share, weights=parameters.anchor_counts))
-        return cls(variant, model, float(rate_scale), codec, codec.tables.digest, share)
+        return cls(variant, model, float(rate_scale), codec, codec.tables.digest, point.share)
 
 
 class HasCodecParameters(Protocol):

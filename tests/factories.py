@@ -85,6 +85,7 @@ def gaussian_parameters() -> CodecParameters:
     frontier = Frontier(
         rate_scale=np.array([RATE_MIN, RATE_MAX]),
         step_scale=np.array([RATE_MIN, RATE_MAX]),
+        share=np.ones(2),
         refine_share=np.ones((2, 1)),
         doubt_threshold=np.zeros(2),
         bits=np.array([4.0, 20.0]),
@@ -97,6 +98,7 @@ def anchored_parameters() -> CodecParameters:
     frontier = Frontier(
         rate_scale=np.array([RATE_MIN, RATE_DEFAULT, RATE_MAX]),
         step_scale=np.array([1.0, 2.0, 8.0]),
+        share=np.array([0.0, 0.5, 1.0]),
         refine_share=np.repeat(np.array([[0.0], [0.5], [1.0]]), D, 1),
         doubt_threshold=np.array([2.0, 0.3, 0.0]),
         bits=np.array([2.0, 8.0, 20.0]),
@@ -157,8 +159,8 @@ def _parameters(anchors: NDArray[np.float32], spread: float, frontier: Frontier)
         anchors=anchors,
         anchor_counts=np.full(len(anchors), 100),
         weights=np.ones(D),
-        location=np.zeros(anchors.shape),
-        spread=np.full(anchors.shape, spread),
+        location=np.zeros((2, *anchors.shape)),
+        spread=np.full((2, *anchors.shape), spread),
         shapes=shape[None],
         shape_of=np.zeros(D, np.int64),
         ratios_per_octave=4 if len(anchors) > 1 else 0,

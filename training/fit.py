@@ -72,7 +72,8 @@ def fit_histogram(latent: Latents) -> CodecParameters:
 def paper_frontier() -> Frontier:
     """The paper's knob: its scalar is the rate scale, and every image is refined; bits are measured later."""
     scales = np.array(PAPER_SCALES)
-    return Frontier(scales, scales, np.ones((len(scales), 1)), np.zeros(len(scales)), np.zeros(len(scales)))
+    ones, zeros = np.ones(len(scales)), np.zeros(len(scales))
+    return Frontier(scales, scales, ones, ones[:, None], zeros, zeros)
 
 
 def _one_anchor(latent: Latents, shapes: NDArray[np.int64], shape_of: NDArray[np.int64]) -> CodecParameters:
@@ -81,8 +82,8 @@ def _one_anchor(latent: Latents, shapes: NDArray[np.int64], shape_of: NDArray[np
         anchors=np.zeros((1, latent.shape[1]), np.float32),
         anchor_counts=np.array([1]),
         weights=entropy_weights(spread),
-        location=latent.mean(0, dtype=np.float64)[None],
-        spread=spread[None],
+        location=np.stack(2 * [latent.mean(0, dtype=np.float64)[None]]),
+        spread=np.stack(2 * [spread[None]]),
         shapes=shapes,
         shape_of=shape_of,
         ratios_per_octave=0,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from latentwire.codec.choice import doubt, log_posterior
 from latentwire.codec.entropy_model import CodecParameters, Frontier
 from training.evaluation import DecodeLatents, Encoded
-from training.fit import Latents, Reals, entropy_weights, histogram_shape
+from training.fit import CELLS, Latents, Reals, entropy_weights, histogram_shape
 
 RATIOS_PER_OCTAVE = 4
 DOUBTED_SHARE = 0.25  # of the training images, the most doubted: residuals are fitted to these
@@ -29,13 +29,13 @@ def fit_anchored(train: Encoded, validation: Encoded, decode: DecodeLatents) -> 
         anchors=anchors,
         anchor_counts=np.bincount(train.labels, minlength=classes),
         weights=entropy_weights(train.latent.std(0, dtype=np.float64)),
-        location=np.zeros_like(spread),
-        spread=spread,
+        location=np.zeros((2, *spread.shape)),
+        spread=np.stack(2 * [spread]),
         shapes=np.zeros((1, 2), np.int64),
         shape_of=np.zeros(anchors.shape[1], np.int64),
         ratios_per_octave=RATIOS_PER_OCTAVE,
         choice_spread=spread,
-        frontier=Frontier(*(np.zeros(0) for _ in range(5))),
+        frontier=Frontier(*(np.zeros(0) for _ in range(6))),
     )
     fitted = _fit_residuals(start, train, classes)
     return replace(fitted, frontier=path(fitted, validation, step_scale=1.0))
@@ -57,17 +57,20 @@ def _fit_residuals(start: CodecParameters, train: Encoded, classes: int) -> Code
     named = posterior.argmax(axis=1)
     doubts = doubt(posterior)
     doubted = doubts >= np.quantile(doubts, 1 - DOUBTED_SHARE)
-    anchor = named[doubted]
-    residual = (train.latent[doubted] - start.anchors[anchor]).astype(np.float64)
-    location = _pooled_mean(residual, anchor, classes)
-    spread = np.sqrt(_pooled_variance(residual - location[anchor], anchor, classes))
-    normalised = (residual - location[anchor]) / spread[anchor]
+    location, spread, normalised = [], [], []
+    for images in (doubted, np.ones_like(doubted)):
+        anchor = named[images]
+        residual = (train.latent[images] - start.anchors[anchor]).astype(np.float64)
+        location.append(_pooled_mean(residual, anchor, classes))
+        residual = residual - location[-1][anchor]
+        spread.append(np.sqrt(_pooled_variance(residual, anchor, classes)))
+        normalised.append((residual / spread[-1][anchor]).ravel())
     return replace(
         start,
         anchor_counts=np.bincount(named, minlength=classes) + 1,
-        location=location,
-        spread=spread,
-        shapes=histogram_shape(normalised.ravel(), cells=4096)[None],
+        location=np.stack(location),
+        spread=np.stack(spread),
+        shapes=histogram_shape(np.concatenate(normalised), cells=CELLS)[None],
     )
 
 
@@ -87,6 +90,7 @@ def path(parameters: CodecParameters, validation: Encoded, step_scale: float) ->
     return Frontier(
         rate_scale=np.concatenate([[0.01], shares[1:], [2.0, 4.0]]),
         step_scale=np.concatenate([np.full(len(shares), step_scale), finer]),
+        share=np.concatenate([shares, [1.0, 1.0]]),
         refine_share=np.concatenate([share, np.ones((2, anchors))]),
         doubt_threshold=np.concatenate([thresholds, [0.0, 0.0]]),
         bits=np.zeros(len(shares) + 2),

@@ -79,6 +79,10 @@ def export_onnx(
     saved = load_checkpoint(checkpoint)
     pair = load_pair(saved)
     examples = _examples(pair, images)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
     names = ["latent", "head_logits"] if pair.config.head else ["latent"]
     latent = torch.zeros(2, pair.config.d)
     contents = {
@@ -86,7 +90,6 @@ def export_onnx(
         "decoder.onnx": _graph(pair.decoder, latent, "latent", ["logits"], half),
     }
     try:
-        out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export.", dir=out) as folder:
             for name, content in contents.items():
                 (Path(folder) / name).write_bytes(content)
@@ -94,9 +97,15 @@ def export_onnx(
             for name in contents:
                 os.replace(Path(folder) / name, out / name)
     except OSError as error:
-        raise CheckpointError(f"the graphs cannot be written to {out} ({error.strerror}): free some space") from error
+        raise _unwritable(out, error) from error
     encoder, decoder = (out / name for name in contents)
     return ExportedPair(encoder, decoder, pair.config, saved.classes, saved.config, difference, agreement)
+
+
+def _unwritable(out: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"the graphs cannot be written to {out} ({error.strerror}): free some space or give another path"
+    )
 
 
 def load_pair(checkpoint: Checkpoint) -> Pair:
@@ -189,11 +198,8 @@ def _check(pair: Pair, folder: Path, examples: NDArray[np.uint8], half: bool) ->
     tolerance, least = (HALF_TOLERANCE, HALF_AGREEMENT) if half else (FULL_TOLERANCE, FULL_AGREEMENT)
     references = {name: tensor.numpy() for name, tensor in wanted.items() if tensor is not None}
     # numpy's maximum keeps a NaN, where Python's max may drop it
-    difference = float(
-        np.max(
-            [np.abs(got[name] - values).max() / max(np.abs(values).max(), 1e-6) for name, values in references.items()]
-        )
-    )
+    shares = [np.abs(got[name] - values).max() / max(np.abs(values).max(), 1e-6) for name, values in references.items()]
+    difference = float(np.max(shares))
     answers = [name for name in references if name != "latent"]
     agreement = min(float(np.mean(got[name].argmax(1) == references[name].argmax(1))) for name in answers)
     if not (difference <= tolerance and agreement >= least):

@@ -34,13 +34,14 @@ _SNAP_OCTAVES = 12.0
 class Frontier:
     """The path the rate scale moves along: J knots, straight lines between them.
 
-    ``rate_scale`` (J,) float64 rises strictly; ``step_scale`` (J,) float64; ``refine_share`` (J, A) float64 is the
-    share of the images at each anchor that are above level 0; ``doubt_threshold`` (J,) float64: an image is refined
+    ``rate_scale`` (J,) float64 rises strictly; ``step_scale`` (J,) float64; ``share`` (J,) float64 is the share of
+    images that are above level 0, ``refine_share`` (J, A) float64 the same of the images at each anchor; ``doubt_threshold`` (J,) float64: an image is refined
     when its doubt reaches it; ``bits`` (J,) float64 is the ideal bits an image measured at export, never falling.
     """
 
     rate_scale: NDArray[np.float64]
     step_scale: NDArray[np.float64]
+    share: NDArray[np.float64]
     refine_share: NDArray[np.float64]
     doubt_threshold: NDArray[np.float64]
     bits: NDArray[np.float64]
@@ -51,7 +52,8 @@ class CodecParameters:
     """What a bundle stores of one entropy model: A anchors, d entries, S shapes of K cells.
 
     ``anchors`` (A, d) float32; ``anchor_counts`` (A,) int64, how often each was seen; ``weights`` (d,) float64, the
-    entropy weights of the step sizes; ``location`` and ``spread`` (A, d) float64 of the residual; ``shapes``
+    entropy weights of the step sizes; ``location`` and ``spread`` (2, A, d) float64 of the residual, first of the most
+    doubted images, then of all: in between, the share refined leads along a straight line; ``shapes``
     (S, K + 1) int64, each rising from 0 to 2**32; ``shape_of`` (d,) int64; ``ratios_per_octave`` int, 0 for exact
     ratios; ``choice_spread`` (A, d) float64, the spread of all images around an anchor, by which the sensor finds
     the likeliest one where the encoder has no head.
@@ -86,11 +88,12 @@ class CodecParameters:
             "anchors": (self.anchors, (anchors, d)),
             "anchor_counts": (self.anchor_counts, (anchors,)),
             "weights": (self.weights, (d,)),
-            "location": (self.location, (anchors, d)),
-            "spread": (self.spread, (anchors, d)),
+            "location": (self.location, (2, anchors, d)),
+            "spread": (self.spread, (2, anchors, d)),
             "shape_of": (self.shape_of, (d,)),
             "choice_spread": (self.choice_spread, (anchors, d)),
             "step_scale": (self.frontier.step_scale, (knots,)),
+            "share": (self.frontier.share, (knots,)),
             "refine_share": (self.frontier.refine_share, (knots, anchors)),
             "doubt_threshold": (self.frontier.doubt_threshold, (knots,)),
             "bits": (self.frontier.bits, (knots,)),
@@ -120,7 +123,8 @@ class CodecParameters:
             raise BundleCorruptError("frontier: the rate scale must rise strictly, from above zero")
         if np.diff(path.bits).min() < 0:
             raise BundleCorruptError("frontier: not monotone: bits fall while the rate scale rises")
-        if path.step_scale.min() <= 0 or path.refine_share.min() < 0 or path.refine_share.max() > 1:
+        shares = np.append(path.refine_share, path.share)
+        if path.step_scale.min() <= 0 or shares.min() < 0 or shares.max() > 1:
             raise BundleCorruptError("frontier: step scales must be positive and shares within 0..1")
 
 
@@ -129,6 +133,7 @@ class Point:
     """The frontier at one rate scale; ``refine_share`` is (A,) float64."""
 
     step_scale: float
+    share: float
     refine_share: NDArray[np.float64]
     doubt_threshold: float
 
@@ -142,17 +147,19 @@ def locate(frontier: Frontier, rate_scale: float) -> Point:
     j = min(int(np.searchsorted(knots, rate_scale, side="right")) - 1, len(knots) - 2)
     part = (rate_scale - float(knots[j])) / (float(knots[j + 1]) - float(knots[j]))
 
-    def between(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        rise = values[j + 1] - values[j]
-        rise = rise * part
-        result: NDArray[np.float64] = values[j] + rise
-        return result
-
     return Point(
-        float(between(frontier.step_scale)),
-        np.minimum(np.maximum(between(frontier.refine_share), 0.0), 1.0),
-        float(between(frontier.doubt_threshold)),
+        float(_between(frontier.step_scale[j], frontier.step_scale[j + 1], part)),
+        float(_between(frontier.share[j], frontier.share[j + 1], part)),
+        np.clip(_between(frontier.refine_share[j], frontier.refine_share[j + 1], part), 0.0, 1.0),
+        float(_between(frontier.doubt_threshold[j], frontier.doubt_threshold[j + 1], part)),
     )
+
+
+def _between(start: Any, end: Any, part: float) -> Any:
+    """``start`` + ``part`` x (``end`` - ``start``), each step rounded by itself."""
+    rise = end - start
+    rise = rise * part
+    return start + rise
 
 
 class IndexTable(Table):
@@ -201,8 +208,8 @@ class Tables:
 def derive_tables(parameters: CodecParameters, point: Point) -> Tables:
     """The tables at a point of the frontier."""
     step = step_sizes(point.step_scale, parameters.weights)
-    ratio = step / parameters.spread
-    centre = parameters.location / step
+    ratio = step / _between(*parameters.spread, point.share)
+    centre = _between(*parameters.location, point.share) / step
     shift = np.floor(centre + 0.5)
     fraction = centre - shift
     if parameters.ratios_per_octave:

@@ -18,6 +18,7 @@ def make_parameters(anchors: int, d: int, seed: int = 0, ratios_per_octave: int 
     frontier = Frontier(
         rate_scale=knots,
         step_scale=np.array([0.5, 0.5, 2.0, 8.0]) if many else knots,
+        share=np.array([0.0, 0.2, 1.0, 1.0]) if many else np.ones(4),
         refine_share=np.repeat(np.array([[0.0], [0.2], [1.0], [1.0]]), anchors, 1) if many else np.ones((4, 1)),
         doubt_threshold=np.array([2.0, 0.8, 0.0, 0.0]) if many else np.zeros(4),
         bits=np.array([1.0, 2.0, 3.0, 4.0]),
@@ -26,8 +27,8 @@ def make_parameters(anchors: int, d: int, seed: int = 0, ratios_per_octave: int 
         anchors=(3 * random.normal(size=(anchors, d)) * many).astype(np.float32),
         anchor_counts=random.integers(1, 500, anchors),
         weights=random.uniform(0.5, 3.0, d),
-        location=0.3 * random.normal(size=(anchors, d)) * spread,
-        spread=spread,
+        location=np.stack(2 * [0.3 * random.normal(size=(anchors, d)) * spread]),
+        spread=np.stack([spread, spread * 1.1]),
         shapes=NORMAL[None].copy(),
         shape_of=np.zeros(d, np.int64),
         ratios_per_octave=ratios_per_octave if many else 0,
@@ -41,6 +42,6 @@ def make_latents(parameters: CodecParameters, images: int, seed: int = 0) -> np.
     random = np.random.default_rng(seed)
     anchor = random.integers(0, len(parameters.anchors), images)
     noise = random.normal(size=(images, parameters.anchors.shape[1]))
-    return (parameters.anchors[anchor] + parameters.location[anchor] + noise * parameters.spread[anchor]).astype(
+    return (parameters.anchors[anchor] + parameters.location[1][anchor] + noise * parameters.spread[1][anchor]).astype(
         np.float32
     )

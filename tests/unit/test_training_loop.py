@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -315,6 +316,20 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     progress = Progress("ce", 3, 10, tmp_path / "gone" / "log.csv", Console(file=io.StringIO()))
     with pytest.raises(TrainingError, match=r"the log .* cannot be written"):
         progress.epoch(row, [row])
+
+
+def test_a_folder_of_larger_images_is_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("circles", "squares", "waves"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    config = settings(tmp_path / "run", data=f"folder:{tmp_path / 'photos'}", epochs=1, validation=0.2)
+    checkpoint = load_checkpoint(run_train_ce(config))
+    assert checkpoint.classes == ("circles", "squares", "waves")
+    assert checkpoint.pair["image"] == [64, 64, 3]
+    assert "validation_accuracy" in checkpoint.history[0]
 
 
 def test_a_pair_is_trained_on_odd_images_and_few_classes(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             torch.save({"format": FORMAT, **content, "classes": list(checkpoint.classes)}, file)
             file.flush()
             os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp gives it to its owner alone
         temporary.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a failed write as RuntimeError

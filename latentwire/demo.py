@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,14 +19,15 @@ from latentwire.datasets import load_test
 from latentwire.local_run import SENSOR, Stream, stream, summarise
 from latentwire.report import Value
 
-TURNS = 2
 JPEG_QUALITY = 75
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class DemoConfig:
     """``data`` is digits, cifar10 or cifar100; ``bundle`` the bundle, by default the shipped one of that name;
-    ``rounds`` how often the test images go round at each rate scale."""
+    ``rounds`` how often the test images go round at each
+    rate scale."""
 
     data: str = "digits"
     bundle: str | None = None
@@ -35,7 +37,7 @@ class DemoConfig:
 
 
 def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Value]]:
-    """Stream, turn the knob twice, print the table; its rows, baselines last."""
+    """Stream, turn the knob over its range, print the table; its rows, baselines last."""
     console.width = max(console.width, 100)  # the table needs them, also where the output is no terminal
     name = config.bundle or config.data
     bundle = load_bundle(name)
@@ -62,17 +64,17 @@ def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Value]]:
 
 
 def demo_scales(entry: ModelEntry, frontier: Frontier) -> list[float]:
-    """The default rate scale, and two coarser ones on the way to the range's low end."""
-    low = [float(s) for s in frontier.rate_scale if s < entry.rate_default]
-    if not low:
-        return [entry.rate_default, (entry.rate_default + entry.rate_max) / 2, entry.rate_max]
-    return [entry.rate_default, low[len(low) // 2], low[0]] if len(low) > 1 else [entry.rate_default, low[0]]
+    """From the range's top to its low end, by way of the default and a knot on each side of it."""
+    knots = frontier.rate_scale.tolist()
+    default = min(range(len(knots)), key=lambda j: abs(knots[j] - entry.rate_default))
+    stops = {0, default // 2, default, (default + len(knots)) // 2, len(knots) - 1}
+    return [entry.rate_default if j == default else knots[j] for j in sorted(stops, reverse=True)]
 
 
-def baselines(images: np.ndarray[Any, np.dtype[np.uint8]]) -> list[dict[str, Value]]:
+def baselines(images: Pixels) -> list[dict[str, Value]]:
     """What the pictures themselves cost: raw, as PNG, as JPEG."""
-    picture = {
-        "raw": lambda image: image.size,
+    picture: dict[str, Callable[[Pixels], int]] = {
+        "raw": lambda image: int(image.size),
         "PNG": lambda image: _size(image, format="PNG", optimize=True),
         f"JPEG q{JPEG_QUALITY}": lambda image: _size(image, format="JPEG", quality=JPEG_QUALITY),
     }
@@ -91,7 +93,7 @@ def _turn(running: Stream, images: int, scale: float, console: Console) -> None:
     )
 
 
-def _size(image: np.ndarray[Any, np.dtype[np.uint8]], **options: Any) -> int:
+def _size(image: Pixels, **options: Any) -> int:
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(axis=2) if image.shape[2] == 1 else image).save(buffer, **options)
     return buffer.tell()

@@ -1,4 +1,4 @@
-"""A TCP relay that counts what crosses it: wire bits are measured at the socket, by nobody who could be wrong about it."""
+"""A TCP relay that counts what crosses it: wire bits are measured at the socket."""
 
 import asyncio
 import bisect

@@ -1,4 +1,4 @@
-"""What measuring commands write with ``--json FILE``: one object, ``meta`` and flat ``rows`` (design: output for programs)."""
+"""What measuring commands write with ``--json FILE``: one object, ``meta`` and flat ``rows``."""
 
 import json
 import os
@@ -43,7 +43,11 @@ def _commit() -> str:
     here = Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

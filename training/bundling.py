@@ -1,10 +1,11 @@
 """From an exported pair to a bundle: fit the entropy models, measure the knob, write the folder."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentwire.bundle import (
     FORMAT_VERSION,
@@ -15,24 +16,22 @@ from latentwire.bundle import (
     TableRow,
     Variant,
     file_entry,
+    parameters_from_bytes,
     parameters_to_bytes,
     write_bundle,
 )
-from latentwire.codec.entropy_model import CodecParameters
+from latentwire.codec.entropy_model import CodecParameters, Frontier
 from latentwire.datasets import Dataset
 from training.evaluation import DecodeLatents, Encoded, sweep
 from training.fit import fit_gaussian, fit_histogram
+from training.fit_anchored import fit_anchored
 from training.inference import OnnxGraph
+from training.steps import StepRule
 
 IMAGES_PER_MESSAGE = 64
 ACCURACY_LOSS = 0.0025  # that the default rate scale may cost, measured on validation images
-Fit = Callable[[Encoded, Encoded, DecodeLatents], CodecParameters]
-
-FITS: Mapping[str, Fit] = {
-    "gaussian": lambda train, validation, decode: fit_gaussian(train.latent),
-    "histogram": lambda train, validation, decode: fit_histogram(train.latent),
-}
-DEFAULT_MODEL = "histogram"
+DEFAULT_MODEL = "anchored"
+DEFAULT_SHARE = 0.1  # refined at the anchored code's default: what new surroundings make doubtful is looked at again
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,10 @@ def make_bundle(
     splits: Splits,
     training: Mapping[str, str | int | float | bool | None],
     progress: Callable[[str], None] = lambda _: None,
+    step_rule: StepRule = "entropy",
 ) -> Bundle:
     """Write the bundle of one exported pair (variant "full") to ``path``; BundleError if it cannot be written."""
-    variant, files = make_variant("full", encoder, decoder, splits, progress)
+    variant, files = make_variant("full", encoder, decoder, splits, progress, step_rule)
     images = splits.test.images
     height, width, channels = images.shape[1:]
     manifest = Manifest(
@@ -71,7 +71,12 @@ def make_bundle(
 
 
 def make_variant(
-    name: str, encoder: Path, decoder: Path, splits: Splits, progress: Callable[[str], None]
+    name: str,
+    encoder: Path,
+    decoder: Path,
+    splits: Splits,
+    progress: Callable[[str], None],
+    step_rule: StepRule = "entropy",
 ) -> tuple[Variant, dict[str, bytes]]:
     """Fit and measure one encoder/decoder pair; its manifest entry and the contents of its files."""
     graph, back = OnnxGraph(encoder), OnnxGraph(decoder)
@@ -81,18 +86,22 @@ def make_variant(
         outputs = graph.run(dataset.images)
         return Encoded(outputs["latent"], outputs.get("head_logits"), dataset.labels)
 
-    def decode(
-        latent: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def decode(latent: NDArray[np.float32]) -> NDArray[np.float32]:
         return back.run(latent)["logits"]
 
     train, validation, test = encode(splits.train), encode(splits.validation), encode(splits.test)
     files = {f"{name}-encoder.onnx": encoder.read_bytes(), f"{name}-decoder.onnx": decoder.read_bytes()}
     models: dict[str, ModelEntry] = {}
     table: list[TableRow] = []
-    for model, fit in FITS.items():
+    fits: dict[str, Callable[[], CodecParameters]] = {
+        "gaussian": lambda: fit_gaussian(train.latent),
+        "histogram": lambda: fit_histogram(train.latent),
+        "anchored": lambda: fit_anchored(train, validation, decode, step_rule),
+    }
+    for model, fit in fits.items():
         progress(f"{model}: fitting and measuring")
-        parameters, default = _measure_knob(fit(train, validation, decode), model, name, validation, decode)
+        stored = parameters_from_bytes(parameters_to_bytes(fit()))  # what is measured is what is deployed
+        parameters, default = _measure_knob(stored, model, name, validation, decode)
         content = parameters_to_bytes(parameters)
         files[f"{name}-{model}.npz"] = content
         entry = file_entry(f"{name}-{model}.npz", content)
@@ -114,11 +123,16 @@ def make_variant(
 def _measure_knob(
     parameters: CodecParameters, model: str, variant: str, validation: Encoded, decode: DecodeLatents
 ) -> tuple[CodecParameters, float]:
-    """Store the bits measured at each knot; the default is the coarsest knot that keeps the accuracy."""
+    """Store the bits measured at each knot, leaving out knots that cost no more than the one before; the default is
+    the coarsest knot that keeps the accuracy."""
     knots = parameters.frontier.rate_scale
     rows = sweep(parameters, model, variant, validation, decode, knots.tolist(), IMAGES_PER_MESSAGE)
-    # bits rise with the rate scale but for a few symbols' noise where nearly nothing is sent
-    bits = np.maximum.accumulate([row.ideal_bits for row in rows])
-    best = max(row.accuracy for row in rows)
-    default = next(row.rate_scale for row in rows if row.accuracy >= best - ACCURACY_LOSS)
-    return replace(parameters, frontier=replace(parameters.frontier, bits=bits)), default
+    bits = np.array([row.ideal_bits for row in rows])
+    rising = np.flatnonzero(bits > np.maximum.accumulate(np.append(-1.0, bits[:-1])))
+    measured = replace(parameters.frontier, bits=bits)
+    path = Frontier(*(getattr(measured, f.name)[rising] for f in fields(Frontier)))
+    best = max(rows[i].accuracy for i in rising)
+    default = next(rows[i].rate_scale for i in rising if rows[i].accuracy >= best - ACCURACY_LOSS)
+    if len(parameters.anchors) > 1:
+        default = max(default, DEFAULT_SHARE)
+    return replace(parameters, frontier=path), default

@@ -80,8 +80,8 @@ def measure(
         head = None if encoded.head_logits is None else encoded.head_logits[part]
         message = codec.encode(encoded.latent[part], codec.choose(encoded.latent[part], head))
         decoded = codec.decode(message.payload, message.images, message.crc32)
-        same = (np.array_equal(getattr(decoded, name), getattr(message, name)) for name in ("anchor", "level", "indices"))
-        if not all(same):
+        symbols = ("anchor", "level", "indices")
+        if not all(np.array_equal(getattr(decoded, name), getattr(message, name)) for name in symbols):
             raise AssertionError("a message decoded to other symbols than were coded")
         coded.append(message)
         latents.append(decoded.latent)
@@ -149,7 +149,8 @@ def evaluate_bundle(
     frontier) on a data set; RateScaleError, UnknownVariantError, or DataError for images of another shape."""
     spec = bundle.manifest.input
     if dataset.images.shape[1:] != (spec.height, spec.width, spec.channels):
-        raise DataError(f"{dataset.name}: {bundle.manifest.model_id} takes {spec.height}x{spec.width}x{spec.channels} images")
+        wanted = f"{spec.height}x{spec.width}x{spec.channels}"
+        raise DataError(f"{dataset.name}: {bundle.manifest.model_id} takes {wanted} images")
     encoded, decode = encode_dataset(bundle, variant, dataset), decoder(bundle, variant)
     rows: list[TableRow] = []
     for model in models or list(bundle.manifest.variant(variant).models):

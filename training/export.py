@@ -12,17 +12,25 @@ from training.bundling import Splits, make_bundle
 from training.checkpoint import load_checkpoint
 from training.data import load_split, split_validation
 from training.onnx_export import export_onnx
+from training.steps import STEP_RULES, StepRule
 
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
     """``checkpoint`` is a training command's; ``out`` the bundle's folder; ``root`` where the data set lies;
-    ``model_id`` names the bundle, by default after data, backbone, width and d."""
+    ``model_id`` names the bundle, by default after data, backbone, width and d; ``step_rule`` is how the anchored
+    code's step sizes are shared out among the latent's entries."""
 
     checkpoint: Path
     out: Path
     root: Path | None = None
     model_id: str | None = None
+    step_rule: StepRule = "entropy"
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that is none."""
+        if self.step_rule not in STEP_RULES:
+            raise ValueError(f"step_rule must be one of {', '.join(STEP_RULES)}, not {self.step_rule!r}")
 
 
 def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _: None) -> Bundle:
@@ -40,12 +48,15 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
         "test_images": len(splits.test),
         "epochs": checkpoint.epoch,
         "seed": trained["seed"],
+        "step_rule": config.step_rule,
         **{key: pair[key] for key in ("backbone", "width", "cut", "grid", "hidden", "head", "decoder")},
     }
     with tempfile.TemporaryDirectory(prefix="latentwire-export-") as folder:
         progress("exporting both halves to ONNX")
-        exported = export_onnx(config.checkpoint, Path(folder), splits.test.images[:256])
-        return make_bundle(config.out, model_id, exported.encoder, exported.decoder, splits, training, progress)
+        exported = export_onnx(config.checkpoint, Path(folder), splits.train.images[:256])
+        return make_bundle(
+            config.out, model_id, exported.encoder, exported.decoder, splits, training, progress, config.step_rule
+        )
 
 
 def splits_of(trained: dict[str, Any], root: Path | None) -> Splits:

@@ -3,36 +3,21 @@
 Shapes are made here, once, with erf and logs; afterwards they are integers that both sides read from the bundle.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import ndtr
 
 from latentwire.codec.entropy_model import SHAPE_LIMIT, SHAPE_TOTAL_BITS, CodecParameters, Frontier
+from training.steps import entropy_weights
 
 CELLS = 4096  # of a shape, over -8..8 spreads: 256 a spread
 HISTOGRAM_CELLS = 1024  # as finely as training sets of some thousand images can fill
 TAIL_SHARE = 0.01  # of a fitted shape is a Gaussian of twice the spread, for what training never showed
-WEIGHT_FLOOR = 0.25  # of the paper's entropy weights, in bits
 PAPER_SCALES = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 Latents = NDArray[np.float32]
 Reals = NDArray[np.float64]
-
-
-def entropy_weights(spread: Reals) -> Reals:
-    """The paper's step weights (d,): each entry's Gaussian entropy, 1/2 log2(2 pi e sigma^2), per unit of latent.
-
-    ``spread`` (d,) is each entry's standard deviation. The formula (paper.md, entropy-based quantization) turns
-    negative below sigma 0.242, so latents are taken relative to their root mean square spread, which makes the rate
-    scale mean the same for every pair, and the entropy is floored at 0.25 bit (docs/decisions/0003).
-    """
-    unit = math.sqrt(float(np.mean(spread**2)))
-    entropy = 0.5 * np.log2(2 * math.pi * math.e * (spread / unit) ** 2)
-    weights: Reals = np.maximum(entropy, WEIGHT_FLOOR) / unit
-    return weights
 
 
 def gaussian_shape() -> NDArray[np.int64]:
@@ -51,7 +36,7 @@ def histogram_shape(normalised: Reals, cells: int = HISTOGRAM_CELLS) -> NDArray[
     width = 0.9 * min(float(normalised.std()), float(quartiles[1] - quartiles[0]) / 1.34 or 1.0)
     width = max(width * len(normalised) ** -0.2, 1e-3)
     cell = float(edges[1] - edges[0])
-    density = gaussian_filter1d(counts.astype(np.float64), width / cell, mode="constant")
+    density: Reals = gaussian_filter1d(counts.astype(np.float64), width / cell, mode="constant")
     seen = np.concatenate([[0.0], np.cumsum(density)]) / max(float(density.sum()), 1e-12)
     tail = ndtr(edges / 2)
     return _counts((1 - TAIL_SHARE) * seen + TAIL_SHARE * tail)

@@ -11,16 +11,23 @@ from numpy.typing import NDArray
 
 from latentwire.codec.choice import doubt, log_posterior
 from latentwire.codec.entropy_model import CodecParameters, Frontier
+from latentwire.operating_point import OperatingPoint
 from training.evaluation import DecodeLatents, Encoded
-from training.fit import CELLS, Latents, Reals, entropy_weights, histogram_shape
+from training.fit import CELLS, Latents, Reals, histogram_shape
+from training.steps import StepRule, step_weights
 
 RATIOS_PER_OCTAVE = 4
 DOUBTED_SHARE = 0.25  # of the training images, the most doubted: residuals are fitted to these
 PRIOR_IMAGES = 20.0  # by which an anchor's own figures are drawn towards all anchors'
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+LOWEST = 0.01  # the rate scale at which nothing is refined
+STEP_SCALES = (0.7, 1.0, 1.4, 2.0)  # coarser, and what a refined image adds is hardly its flag's worth
+STEP_LOSS = 0.0005  # of the mean probability of the right class that quantizing all images may cost
 
 
-def fit_anchored(train: Encoded, validation: Encoded, decode: DecodeLatents) -> CodecParameters:
+def fit_anchored(
+    train: Encoded, validation: Encoded, decode: DecodeLatents, step_rule: StepRule = "entropy"
+) -> CodecParameters:
     """The anchored code's parameters; classes without a training image raise ValueError."""
     classes = int(train.labels.max()) + 1
     anchors = class_means(train.latent, train.labels, classes)
@@ -28,7 +35,7 @@ def fit_anchored(train: Encoded, validation: Encoded, decode: DecodeLatents) -> 
     start = CodecParameters(
         anchors=anchors,
         anchor_counts=np.bincount(train.labels, minlength=classes),
-        weights=entropy_weights(train.latent.std(0, dtype=np.float64)),
+        weights=step_weights(step_rule, validation.latent, train.latent.std(0, dtype=np.float64), decode),
         location=np.zeros((2, *spread.shape)),
         spread=np.stack(2 * [spread]),
         shapes=np.zeros((1, 2), np.int64),
@@ -38,7 +45,7 @@ def fit_anchored(train: Encoded, validation: Encoded, decode: DecodeLatents) -> 
         frontier=Frontier(*(np.zeros(0) for _ in range(6))),
     )
     fitted = _fit_residuals(start, train, classes)
-    return replace(fitted, frontier=path(fitted, validation, step_scale=1.0))
+    return replace(fitted, frontier=path(fitted, validation, _step_scale(fitted, validation, decode)))
 
 
 def class_means(latent: Latents, labels: NDArray[np.int64], classes: int) -> Latents:
@@ -74,6 +81,28 @@ def _fit_residuals(start: CodecParameters, train: Encoded, classes: int) -> Code
     )
 
 
+def _step_scale(parameters: CodecParameters, validation: Encoded, decode: DecodeLatents) -> float:
+    """The coarsest step scale at which the decoder, given every image's quantized latent, still knows as much.
+
+    Judged by the mean probability of the right class, which is less noisy than accuracy on few images.
+    """
+
+    def knows(latent: Latents) -> float:
+        logits = decode(latent).astype(np.float64)
+        probability = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probability /= probability.sum(axis=1, keepdims=True)
+        return float(probability[np.arange(len(latent)), validation.labels].mean())
+
+    enough = knows(validation.latent) - STEP_LOSS
+    for scale in STEP_SCALES:
+        point = replace(parameters, frontier=path(parameters, validation, scale))
+        codec = OperatingPoint.derive(point, "", "", 1.0).codec
+        coded = codec.encode(validation.latent, codec.choose(validation.latent, validation.head_logits))
+        if knows(codec.decode(coded.payload, coded.images, coded.crc32).latent) >= enough:
+            return scale
+    return STEP_SCALES[-1]
+
+
 def path(parameters: CodecParameters, validation: Encoded, step_scale: float) -> Frontier:
     """The knob's path: below 1 the rate scale is the share refined, at ``step_scale``; above, steps get finer."""
     posterior = log_posterior(parameters, validation.latent, validation.head_logits)
@@ -88,7 +117,7 @@ def path(parameters: CodecParameters, validation: Encoded, step_scale: float) ->
     share = (each + PRIOR_IMAGES * shares[:, None]) / (images + PRIOR_IMAGES)
     finer = step_scale * np.array([2.0, 4.0])
     return Frontier(
-        rate_scale=np.concatenate([[0.01], shares[1:], [2.0, 4.0]]),
+        rate_scale=np.concatenate([[LOWEST], shares[1:], [2.0, 4.0]]),
         step_scale=np.concatenate([np.full(len(shares), step_scale), finer]),
         share=np.concatenate([shares, [1.0, 1.0]]),
         refine_share=np.concatenate([share, np.ones((2, anchors))]),

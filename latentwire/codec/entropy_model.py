@@ -35,8 +35,9 @@ class Frontier:
     """The path the rate scale moves along: J knots, straight lines between them.
 
     ``rate_scale`` (J,) float64 rises strictly; ``step_scale`` (J,) float64; ``share`` (J,) float64 is the share of
-    images that are above level 0, ``refine_share`` (J, A) float64 the same of the images at each anchor; ``doubt_threshold`` (J,) float64: an image is refined
-    when its doubt reaches it; ``bits`` (J,) float64 is the ideal bits an image measured at export, never falling.
+    images that are above level 0, ``refine_share`` (J, A) float64 the same of the images at each anchor;
+    ``doubt_threshold`` (J,) float64: an image is refined when its doubt reaches it; ``bits`` (J,) float64 is the ideal
+    bits an image measured at export, never falling.
     """
 
     rate_scale: NDArray[np.float64]
@@ -208,8 +209,8 @@ class Tables:
 def derive_tables(parameters: CodecParameters, point: Point) -> Tables:
     """The tables at a point of the frontier."""
     step = step_sizes(point.step_scale, parameters.weights)
-    ratio = step / _between(*parameters.spread, point.share)
-    centre = _between(*parameters.location, point.share) / step
+    ratio = step / _between(parameters.spread[0], parameters.spread[1], point.share)
+    centre = _between(parameters.location[0], parameters.location[1], point.share) / step
     shift = np.floor(centre + 0.5)
     fraction = centre - shift
     if parameters.ratios_per_octave:

@@ -84,7 +84,10 @@ class LatentCodec:
         return self.parameters.anchors
 
     def choose(self, latent: NDArray[np.float32], head_logits: NDArray[np.float32] | None = None) -> Choice:
-        """Anchor and level of each image of one message, in order; ``latent`` (N, d), ``head_logits`` (N, A) if the encoder has a head."""
+        """Anchor and level of each image of one message, in order.
+
+        ``latent`` is (N, d), ``head_logits`` (N, A) if the encoder has a head.
+        """
         posterior = log_posterior(self.parameters, latent, head_logits)
         return choose(posterior, self._anchor_bits, self.point.doubt_threshold)
 

@@ -1,0 +1,152 @@
+"""The ``latentwire`` command. Thin: each subcommand imports what it needs, asks, and prints.
+
+Settings come from a flag, else the environment (``LATENTWIRE_<COMMAND>_<OPTION>``), else a TOML file given by
+``--config``, else the default. Exit status: 0 done, 1 failed, 2 wrong use.
+"""
+
+import logging
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from latentwire import __version__
+from latentwire.cli import bundle as bundle_commands
+from latentwire.cli import ctl as ctl_commands
+from latentwire.cli import training as training_commands
+from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
+from latentwire.errors import LatentwireError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LATENTWIRE"}
+app = typer.Typer(no_args_is_help=True, context_settings=CONTEXT, pretty_exceptions_enable=False, add_completion=False)
+app.add_typer(bundle_commands.app, name="bundle")
+app.add_typer(ctl_commands.app, name="ctl")
+app.add_typer(training_commands.app, name="train")
+app.command()(training_commands.export)
+app.command()(training_commands.evaluate)
+
+
+def main() -> None:
+    """Run the command; a deliberate error is one line and exit status 1."""
+    try:
+        app(standalone_mode=True)
+    except LatentwireError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}")
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def settings(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings, one table a command.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Classify images across a thin link: sensors send a few bytes an image, a server answers with classes."""
+    level = logging.getLevelNamesMapping().get(log_level.upper())
+    if level is None:
+        raise typer.BadParameter(f"--log-level must be debug, info, warning or error, not {log_level!r}")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("latentwire").setLevel(level)  # other libraries' chatter stays at warnings
+    if config is not None:
+        try:
+            context.default_map = tomllib.loads(config.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise LatentwireError(f"{config} is no TOML file of settings: {error}") from error
+
+
+@app.command()
+def sensor(
+    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
+    source: Annotated[str, typer.Option(help="digits, cifar10, cifar100, an image, folder, video or camera index.")],
+    bundle: BundleOption = "digits",
+    name: Annotated[str, typer.Option(help="This sensor's name on the server.")] = "sensor",
+    variant: Annotated[str | None, typer.Option(help="The bundle's variant; default: its own.")] = None,
+    model: Annotated[str | None, typer.Option(help="The entropy model; default: the variant's own.")] = None,
+    rate_scale: Annotated[float | None, typer.Option(help="The knob at start; default: the bundle's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images, going round.")] = None,
+    results: Annotated[str | None, typer.Option(help="File for one JSON line an image; - for stdout.")] = None,
+    images_per_message: Annotated[int, typer.Option(min=1, help="Close a message at so many images.")] = 16,
+    delay_s: Annotated[float, typer.Option(min=0.0, help="... or when its first image has waited so long.")] = 0.1,
+    threads: Annotated[int, typer.Option(min=1, help="ONNX Runtime's threads.")] = 1,
+    max_unanswered_images: Annotated[int, typer.Option(min=1, help="Images sent ahead of their results.")] = 256,
+    connect_timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a server never reached.")] = 10.0,
+    data_root: DataRoot = None,
+    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+) -> None:
+    """Stream a source's images to a server as a few bytes each."""
+    from edge_sensor.config import SensorConfig
+    from edge_sensor.run import run_sensor
+
+    with wrong_use():
+        config = SensorConfig(
+            bundle=bundle,
+            server=server,
+            source=source,
+            name=name,
+            variant=variant,
+            model=model,
+            rate_scale=rate_scale,
+            limit=limit,
+            results=results,
+            images_per_message=images_per_message,
+            delay_s=delay_s,
+            threads=threads,
+            max_unanswered_images=max(max_unanswered_images, images_per_message),
+            connect_timeout_s=connect_timeout_s,
+            data_root=data_root,
+            progress=progress,
+        )
+    run_sensor(config)
+
+
+@app.command()
+def server(
+    bundle: BundleOption = "digits",
+    listen: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = "127.0.0.1:50051",
+    threads: Annotated[int, typer.Option(min=0, help="ONNX Runtime's threads; 0: one a core.")] = 0,
+    max_batch_images: Annotated[int, typer.Option(min=1, help="Images in one decoder run.")] = 256,
+    batch_delay_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for more images.")] = 0.002,
+    grace_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for streams when stopping.")] = 5.0,
+) -> None:
+    """Decode and classify what sensors send; serve their control."""
+    from edge_server.config import ServerConfig
+    from edge_server.server import run_server_blocking
+
+    with wrong_use():
+        config = ServerConfig(
+            bundle=bundle,
+            listen=listen,
+            decoder_threads=threads,
+            max_batch_images=max_batch_images,
+            batch_delay_s=batch_delay_s,
+            grace_s=grace_s,
+        )
+    run_server_blocking(config)
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="digits, cifar10 or cifar100: whose test images are streamed.")] = "digits",
+    bundle: Annotated[str | None, typer.Option(help="A bundle; default: the shipped one of that name.")] = None,
+    data_root: DataRoot = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times round the test images at each rate scale.")] = 4,
+    images_per_message: Annotated[int, typer.Option(min=1, help="Images in one message.")] = 64,
+    json: JsonFile = None,
+) -> None:
+    """Stream test images from a sensor process to a server process and turn the knob on the way."""
+    from latentwire.demo import DemoConfig, run_demo
+    from latentwire.report import write_json
+
+    rows = run_demo(DemoConfig(data, bundle, data_root, rounds, images_per_message), Console(highlight=False))
+    write_json(json, rows)

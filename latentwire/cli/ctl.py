@@ -1,0 +1,108 @@
+"""``latentwire ctl``: a server's sensors and their knobs."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latentwire.messages import Rate, SensorInfo
+
+app = typer.Typer(no_args_is_help=True, help="See the sensors of a running server and turn their knobs.")
+rate_app = typer.Typer(no_args_is_help=True, help="A sensor's rate scale.")
+app.add_typer(rate_app, name="rate")
+
+
+@app.callback()
+def ctl(
+    context: typer.Context,
+    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")] = "127.0.0.1:50051",
+) -> None:
+    """See the sensors of a running server and turn their knobs."""
+    context.obj = server
+
+
+@app.command("sensors")
+def ctl_sensors(
+    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """List the sensors."""
+    import json as json_module
+    from dataclasses import asdict
+
+    from latentwire.control_client import ControlClient
+
+    with ControlClient(context.obj) as control:
+        sensors = control.list_sensors()
+    if json:
+        print(json_module.dumps([asdict(info) for info in sensors], indent=1))
+    else:
+        Console().print(_sensor_table(sensors))
+
+
+@app.command("watch")
+def ctl_watch(
+    context: typer.Context,
+    interval_s: Annotated[float, typer.Option(min=0.1, help="Shortest time between two updates.")] = 1.0,
+) -> None:
+    """Show the sensors as they change, until interrupted."""
+    from rich.live import Live
+
+    from latentwire.control_client import ControlClient
+
+    with ControlClient(context.obj) as control, Live(auto_refresh=False) as live:
+        for sensors in control.watch(interval_s):
+            live.update(_sensor_table(sensors), refresh=True)
+
+
+@rate_app.command("get")
+def ctl_rate_get(context: typer.Context, name: str) -> None:
+    """Print a sensor's rate scale and what it costs."""
+    from latentwire.control_client import ControlClient
+
+    with ControlClient(context.obj) as control:
+        print(_rate_line(control.get_rate(name)))
+
+
+@rate_app.command("set")
+def ctl_rate_set(
+    context: typer.Context,
+    name: str,
+    rate_scale: float,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest wait for the first batch at the new rate.")] = 30.0,
+) -> None:
+    """Turn a sensor's knob; returns when the first batch at the new rate has been decoded."""
+    from latentwire.control_client import ControlClient
+
+    with ControlClient(context.obj) as control:
+        before, after = control.set_rate(name, rate_scale, timeout_s)
+    print(f"before: {_rate_line(before)}\nafter:  {_rate_line(after)}")
+
+
+def _rate_line(rate: Rate) -> str:
+    knob = f"{rate.min_rate_scale:g} to {rate.max_rate_scale:g}, {rate.variant}/{rate.model}"
+    return (
+        f"rate scale {rate.rate_scale:g} ({knob}): "
+        f"{rate.payload_bits_per_image:.2f} payload bits an image, {rate.share_refined:.1%} refined, "
+        f"over {rate.images} images"
+    )
+
+
+def _sensor_table(sensors: Iterable[SensorInfo]) -> Table:
+    table = Table(
+        "sensor", "state", "rate scale", "bits/image", "refined", "images/s", "answered", "refused", "dropped"
+    )
+    for info in sensors:
+        table.add_row(
+            info.name,
+            "connected" if info.connected else "away",
+            f"{info.rate.rate_scale:g}",
+            f"{info.rate.payload_bits_per_image:.2f}",
+            f"{info.rate.share_refined:.1%}",
+            f"{info.images_per_s:.1f}",
+            str(info.images_answered),
+            str(info.images_refused),
+            str(sum(info.dropped.values())),
+        )
+    return table

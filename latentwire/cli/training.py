@@ -1,0 +1,112 @@
+"""``latentwire train``, ``export`` and ``evaluate``: from images to a measured bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from latentwire.cli.bundle import measured_table
+from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
+
+app = typer.Typer(no_args_is_help=True, help="Train encoder/decoder pairs.")
+
+
+@app.command("ce")
+def train_ce(
+    data: Annotated[str, typer.Option(help="digits, cifar10, cifar100, or folder:PATH of class folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the log.")],
+    data_root: DataRoot = None,
+    backbone: Annotated[str, typer.Option(help="resnet18 or resnet34.")] = "resnet18",
+    width: Annotated[int, typer.Option(min=1, help="Channels of the first stage; 64 is full width.")] = 64,
+    cut: Annotated[int, typer.Option(min=1, max=4, help="Stages on the sensor.")] = 2,
+    grid: Annotated[int, typer.Option(min=1, help="Side of the pooled map before the bottleneck.")] = 4,
+    hidden: Annotated[int, typer.Option(min=1, help="The bottleneck's inner width.")] = 512,
+    d: Annotated[int, typer.Option(min=1, help="Entries of the latent.")] = 16,
+    head: Annotated[bool, typer.Option(help="A classifier on the latent, which names the anchor.")] = True,
+    decoder: Annotated[str, typer.Option(help="How it grows back: linear or transposed.")] = "linear",
+    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width for a folder's images.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 24,
+    batch: Annotated[int, typer.Option(min=2)] = 256,
+    peak_rate: Annotated[float, typer.Option(help="Top of the one-cycle learning rate.")] = 0.4,
+    validation: Annotated[float, typer.Option(help="Share of the training set to measure on.")] = 0.05,
+    seed: int = 0,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's threads on the CPU.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+) -> None:
+    """Train a pair end to end on cross-entropy: the paper's baseline, and the start of its method."""
+    from training.ce import CETrainingConfig, run_train_ce
+    from training.models import PairConfig
+
+    with wrong_use():
+        pair = PairConfig(
+            backbone=backbone,
+            width=width,
+            cut=cut,
+            grid=grid,
+            hidden=hidden,
+            d=d,
+            head=head,
+            decoder=decoder,  # type: ignore[arg-type]  # PairConfig says which there are
+        )
+        config = CETrainingConfig(
+            data=data,
+            out=out,
+            root=data_root,
+            size=size,
+            pair=pair,
+            epochs=epochs,
+            batch=batch,
+            peak_rate=peak_rate,
+            validation=validation,
+            seed=seed,
+            precision=precision,  # type: ignore[arg-type]  # as above
+            device=device,
+            threads=threads,
+            resume=resume,
+        )
+    print(run_train_ce(config))
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A training command's checkpoint.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; an old bundle there is replaced.")],
+    data_root: DataRoot = None,
+    model_id: Annotated[str | None, typer.Option(help="The bundle's name; default: after what it is.")] = None,
+    step_rule: Annotated[str, typer.Option(help="Step sizes by entropy, uniform, or by sensitivity.")] = "entropy",
+) -> None:
+    """Turn a checkpoint into a bundle: ONNX halves, fitted entropy models, the knob as measured."""
+    from training.export import ExportConfig, run_export
+
+    with wrong_use():
+        config = ExportConfig(checkpoint, out, data_root, model_id, step_rule)  # type: ignore[arg-type]  # it checks
+    with Console(stderr=True, highlight=False).status("exporting") as status:
+        bundle = run_export(config, status.update)
+    print(f"{bundle.path}: {bundle.manifest.model_id}, bundle {bundle.digest}")
+
+
+def evaluate(
+    bundle: BundleOption,
+    data: Annotated[str, typer.Option(help="digits, cifar10, cifar100: its test split.")],
+    data_root: DataRoot = None,
+    variant: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Entropy models; default: all the variant has.")] = None,
+    rate_scale: Annotated[list[float] | None, typer.Option(help="Default: the knots of the measured path.")] = None,
+    images_per_message: Annotated[int, typer.Option(min=1)] = 64,
+    json: JsonFile = None,
+) -> None:
+    """Accuracy and bits of a bundle on a whole test set, through the real codec."""
+    from dataclasses import asdict
+
+    from latentwire.bundle import load_bundle
+    from latentwire.datasets import load_test
+    from latentwire.report import write_json
+    from training.evaluation import evaluate_bundle
+
+    loaded = load_bundle(bundle)
+    name = variant or loaded.manifest.default_variant
+    rows = evaluate_bundle(loaded, name, load_test(data, data_root), model, rate_scale, images_per_message)
+    Console().print(measured_table(rows))
+    write_json(json, [{"bundle": loaded.manifest.model_id, "variant": name} | asdict(row) for row in rows])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from latentwire.codec.choice import doubt, log_posterior
+from latentwire.codec.choice import Choice, doubt, log_posterior
 from latentwire.codec.entropy_model import CodecParameters, Frontier
 from latentwire.operating_point import OperatingPoint
 from training.evaluation import DecodeLatents, Encoded
@@ -22,7 +22,7 @@ PRIOR_IMAGES = 20.0  # by which an anchor's own figures are drawn towards all an
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 LOWEST = 0.01  # the rate scale at which nothing is refined
 STEP_SCALES = (0.7, 1.0, 1.4, 2.0)  # coarser, and what a refined image adds is hardly its flag's worth
-STEP_LOSS = 0.0005  # of the mean probability of the right class that quantizing all images may cost
+AGREEMENT = 0.95  # of the decoder's answers to the doubted images, quantized and not
 
 
 def fit_anchored(
@@ -82,23 +82,21 @@ def _fit_residuals(start: CodecParameters, train: Encoded, classes: int) -> Code
 
 
 def _step_scale(parameters: CodecParameters, validation: Encoded, decode: DecodeLatents) -> float:
-    """The coarsest step scale at which the decoder, given every image's quantized latent, still knows as much.
+    """The coarsest step scale at which quantizing hardly changes the decoder's answers to the doubted images.
 
-    Judged by the mean probability of the right class, which is less noisy than accuracy on few images.
+    Agreement needs no labels and is far less noisy than accuracy on few images.
     """
-
-    def knows(latent: Latents) -> float:
-        logits = decode(latent).astype(np.float64)
-        probability = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probability /= probability.sum(axis=1, keepdims=True)
-        return float(probability[np.arange(len(latent)), validation.labels].mean())
-
-    enough = knows(validation.latent) - STEP_LOSS
+    posterior = log_posterior(parameters, validation.latent, validation.head_logits)
+    doubts = doubt(posterior)
+    doubted = doubts >= np.quantile(doubts, 1 - DOUBTED_SHARE)
+    latent, anchor = validation.latent[doubted], posterior[doubted].argmax(axis=1).astype(np.int32)
+    whole = decode(latent).argmax(axis=1)
     for scale in STEP_SCALES:
-        point = replace(parameters, frontier=path(parameters, validation, scale))
-        codec = OperatingPoint.derive(point, "", "", 1.0).codec
-        coded = codec.encode(validation.latent, codec.choose(validation.latent, validation.head_logits))
-        if knows(codec.decode(coded.payload, coded.images, coded.crc32).latent) >= enough:
+        tried = replace(parameters, frontier=path(parameters, validation, scale))
+        codec = OperatingPoint.derive(tried, "", "", DOUBTED_SHARE).codec
+        coded = codec.encode(latent, Choice(anchor, np.ones_like(anchor)))
+        quantized = codec.decode(coded.payload, coded.images, coded.crc32).latent
+        if np.mean(decode(quantized).argmax(axis=1) == whole) >= AGREEMENT:
             return scale
     return STEP_SCALES[-1]
 

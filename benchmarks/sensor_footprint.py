@@ -30,7 +30,7 @@ def main(images: int = 10_000, json: Path | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="latentwire-footprint-") as folder:
         row = {"bundle": "digits", "images": images} | _install(Path(folder)) | _stream(Path(folder), images)
     console = Console(highlight=False)
-    console.print(f"install of latentwire[sensor]: {row['install_bytes'] / 1e6:.0f} MB, {row['packages']} packages")
+    console.print(f"install of the extra sensor: {row['install_bytes'] / 1e6:.0f} MB, {row['packages']} packages")
     console.print(f"torch in it: {'yes' if row['torch'] else 'no'}")
     console.print(f"process start to first answer: {row['start_s']:.2f} s")
     console.print(f"resident memory after {WARM_IMAGES} images: {row['resident_warm_bytes'] / 1e6:.1f} MB")

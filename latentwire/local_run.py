@@ -87,6 +87,8 @@ def serve(bundle: str) -> Iterator[tuple[str, int]]:
         yield target, int(target.rpartition(":")[2])
     finally:
         _stop(server)
+        if server.stdout is not None:
+            server.stdout.close()
 
 
 def _start(command: str, options: Sequence[str], stdout: int | None = None) -> subprocess.Popen[bytes]:

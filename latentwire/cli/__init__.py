@@ -50,7 +50,9 @@ def settings(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings, one table a command.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print it.")
+    ] = False,
 ) -> None:
     """Classify images across a thin link: sensors send a few bytes an image, a server answers with classes."""
     level = logging.getLevelNamesMapping().get(log_level.upper())

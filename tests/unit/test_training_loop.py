@@ -338,11 +338,11 @@ def test_a_pair_is_trained_on_odd_images_and_few_classes(tmp_path: Path) -> None
     noise = rng.integers(0, 100, (40, 21, 13, 3))
     images = (noise + 150 * labels[:, None, None, None]).astype(np.uint8)
     data = Dataset("made", images, labels, ("dark", "light"))
-    config = settings(tmp_path, epochs=4, batch=16)
+    config = settings(tmp_path, epochs=10, batch=16)
     trainer = make_trainer(config, tmp_path / "checkpoint.pt", data, data)
     trainer.run(
         lambda pair, x, y: cross_entropy(pair, x, y, 0.0, 0.3),
-        Progress("test", 4, 2, tmp_path / "log.csv", Console(file=io.StringIO())),
+        Progress("test", 10, 2, tmp_path / "log.csv", Console(file=io.StringIO())),
     )
     assert trainer.pair.config.image == (21, 13, 3)
     assert trainer.pair.config.classes == 2

@@ -55,12 +55,10 @@ class Encoder:
         """The fewest bytes that decode to all symbols pushed so far."""
         if self._queue.is_empty():
             return b""
-        words: list[int] = self._queue.get_compressed().tolist()
+        words: NDArray[np.uint32] = self._queue.get_compressed()
         count, (lower, width) = self._queue.pos()
         # constriction sealed with lower + 2**32 - 1; if that overflowed 64 bits, its words hold the carry already
-        prefix: int = 0
-        for word in words[:count]:
-            prefix = prefix << _WORD_BITS | word
+        prefix = int.from_bytes(words[:count].astype(">u4").tobytes(), "big")
         prefix -= (lower + (1 << _WORD_BITS) - 1) >> _STATE_BITS
         lowest: int = (prefix << _STATE_BITS) + lower
         total_bits = count * _WORD_BITS + _STATE_BITS

@@ -5,7 +5,6 @@ anchor, then the indices of the refined images table by table, then what was esc
 """
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +12,13 @@ from numpy.typing import NDArray
 
 from latentwire.codec import runs
 from latentwire.codec.choice import Choice, choose, log_posterior
-from latentwire.codec.coder import TOTAL, Decoder, Encoder, Table
+from latentwire.codec.coder import Decoder, Encoder
 from latentwire.codec.entropy_model import CodecParameters, Point, Tables, derive_tables
+from latentwire.codec.index_coder import IndexCoder, grouped, narrow
 from latentwire.codec.quantizer import dequantize, quantize
 from latentwire.errors import ChecksumError, CorruptPayloadError, NonFiniteLatentError
 
 MAX_LEVEL = 1
-ESCAPE_BITS = 32
-_HALF = 16
-_HALF_TABLE = Table(np.full(1 << _HALF, TOTAL >> _HALF, np.int64))
 
 Ints = NDArray[np.int32]
 
@@ -76,6 +73,8 @@ class LatentCodec:
         self.point = point
         self.tables: Tables = derive_tables(parameters, point)
         self._anchor_bits = np.zeros(1) if self.tables.anchor is None else self.tables.anchor.ideal_bits
+        self._level_bits = np.stack([table.ideal_bits for table in self.tables.level])
+        self._indices = IndexCoder(self.tables)
         self._seed = zlib.crc32(self.tables.digest)
 
     @property
@@ -102,7 +101,7 @@ class LatentCodec:
         bits = np.zeros(len(latent))
         coder = Encoder()
         self._push_anchors(coder, choice, bits)
-        self._push_indices(coder, anchor, indices, refined, bits)
+        bits[refined] += self._indices.push(coder, anchor, indices)
         crc32 = self._checksum(choice.anchor, choice.level, indices)
         return EncodedBatch(coder.seal(), crc32, choice.anchor, choice.level, indices, bits, saturated)
 
@@ -113,7 +112,7 @@ class LatentCodec:
         if level.max(initial=0) > MAX_LEVEL:
             raise CorruptPayloadError(f"a level above {MAX_LEVEL} is not part of this format")
         refined = np.flatnonzero(level)
-        indices, position = self._pull_indices(coder, anchor[refined])
+        indices, position = self._indices.pull(coder, anchor[refined])
         if self._checksum(anchor, level, indices) != crc32:
             raise ChecksumError("the payload decodes to other symbols than were coded; it was damaged on its way")
         latent = self.anchors[anchor]
@@ -124,7 +123,7 @@ class LatentCodec:
         """CRC-32 over the tables' digest, then all symbols as little-endian int32."""
         crc = self._seed
         for part in (anchor, level, indices):
-            crc = zlib.crc32(part.astype("<i4", copy=False).tobytes(), crc)
+            crc = zlib.crc32(part.astype("<i4", copy=False).data, crc)
         return crc
 
     def _push_anchors(self, coder: Encoder, choice: Choice, bits: NDArray[np.float64]) -> None:
@@ -138,10 +137,11 @@ class LatentCodec:
                 anchor = anchor[np.append(True, same == 0)]
             coder.push(anchor, self.tables.anchor)
             bits += runs.anchor_cost(choice.anchor, choice.run, self._anchor_bits)
-        for a, images in _groups(choice.anchor):
-            table = self.tables.level[a]
-            coder.push(choice.level[images], table)
-            bits[images] += table.ideal_bits[choice.level[images]]
+        order, groups = grouped(narrow(choice.anchor, len(self.anchors)))
+        level = choice.level[order]
+        for a, start, end in groups:
+            coder.push(level[start:end], self.tables.level[a])
+        bits += self._level_bits[choice.anchor, choice.level]
 
     def _pull_anchors(self, coder: Decoder, images: int) -> tuple[Ints, Ints]:
         anchor = np.zeros(images, np.int32)
@@ -153,66 +153,7 @@ class LatentCodec:
             else:
                 anchor = coder.pull(images, self.tables.anchor)
         level = np.zeros(images, np.int32)
-        for a, rows in _groups(anchor):
-            level[rows] = coder.pull(len(rows), self.tables.level[a])
+        order, groups = grouped(narrow(anchor, len(self.anchors)))
+        for a, start, end in groups:
+            level[order[start:end]] = coder.pull(end - start, self.tables.level[a])
         return anchor, level
-
-    def _push_indices(
-        self,
-        coder: Encoder,
-        anchor: Ints,
-        indices: Ints,
-        refined: NDArray[np.intp],
-        bits: NDArray[np.float64],
-    ) -> None:
-        d = indices.shape[1]
-        # int64: an index at the far end of int32, less its shift, must not wrap
-        flat = indices.ravel().astype(np.int64) - self.tables.shift[anchor].ravel()
-        flat_bits = np.zeros(flat.shape)
-        escaped = np.zeros(flat.shape, bool)
-        for t, places in _groups(self.tables.table_of[anchor].ravel()):
-            table = self.tables.index[t]
-            symbol = flat[places] - table.first
-            escape = len(table.means)
-            outside = (symbol < 0) | (symbol >= escape)
-            symbol[outside] = escape
-            coder.push(symbol.astype(np.int32), table)
-            escaped[places] = outside
-            flat_bits[places] = table.ideal_bits[symbol]
-        if escaped.any():
-            halves = indices.ravel()[escaped].view(np.uint32)
-            halves = np.stack([halves >> _HALF, halves & 0xFFFF], axis=1).ravel()
-            coder.push(halves.astype(np.int32), _HALF_TABLE)
-            flat_bits[escaped] += ESCAPE_BITS
-        bits[refined] += flat_bits.reshape(-1, d).sum(axis=1)
-
-    def _pull_indices(self, coder: Decoder, anchor: Ints) -> tuple[Ints, NDArray[np.float64]]:
-        """Indices (R, d), and where in its bin each is reconstructed, in steps."""
-        shift = self.tables.shift[anchor]
-        flat = shift.ravel().astype(np.int64)
-        position = flat.astype(np.float64)
-        escaped = np.zeros(flat.shape, bool)
-        for t, places in _groups(self.tables.table_of[anchor].ravel()):
-            table = self.tables.index[t]
-            symbol = coder.pull(len(places), table)
-            escape = len(table.means)
-            escaped[places] = symbol == escape
-            flat[places] += symbol + table.first
-            position[places] += table.means[np.minimum(symbol, escape - 1)]
-        indices = flat.astype(np.int32)
-        if escaped.any():
-            halves = coder.pull(2 * int(escaped.sum()), _HALF_TABLE).reshape(-1, 2).astype(np.uint32)
-            indices[escaped] = (halves[:, 0] << _HALF | halves[:, 1]).view(np.int32)
-            position[escaped] = indices[escaped]
-        return indices.reshape(shift.shape), position.reshape(shift.shape)
-
-
-def _groups(key: NDArray[np.int32] | NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Each value of ``key`` (n,), rising, with the places that hold it, rising."""
-    if not len(key):
-        return
-    order = np.argsort(key, kind="stable")
-    sorted_key = key[order]
-    starts = np.flatnonzero(sorted_key[1:] != sorted_key[:-1]) + 1
-    for places in np.split(order, starts):
-        yield int(key[places[0]]), places

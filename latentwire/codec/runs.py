@@ -19,6 +19,7 @@ MODE_TABLE = Table(np.array([TOTAL - (MODES - 1) * _OTHERS] + [_OTHERS] * (MODES
 FLAG_TABLES = tuple(
     Table(np.array([TOTAL >> mode, TOTAL - (TOTAL >> mode)], np.int64)) for mode in range(1, MODES)
 )  # of the symbols 0: another anchor, 1: the one before
+_FLAG_BITS = np.stack([table.ideal_bits for table in FLAG_TABLES])
 
 Reals = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -38,11 +39,13 @@ def choose_run(posterior: Reals, anchor_bits: Reals) -> tuple[Ints, int]:
     many bits as it is likelier: in a still scene one odd frame is named as its neighbours are.
     """
     likeliest = posterior.argmax(axis=1).astype(np.int32)
+    if len(likeliest) == 1:
+        return likeliest, 0
     surprise = posterior / -np.log(2)
     best, best_mode = likeliest, 0
     least = _cost(likeliest, 0, surprise, anchor_bits)
     anchor = likeliest
-    for _ in range(_ROUNDS if len(likeliest) > 1 else 0):
+    for _ in range(_ROUNDS):
         mode = _mode_of(anchor)
         if _cost(anchor, mode, surprise, anchor_bits) >= least:
             break  # the neighbours have nothing to do with one another, or nothing was gained
@@ -74,7 +77,7 @@ def _mode_of(anchor: Ints) -> int:
     same = flags(anchor)
     kept = int(same.sum())
     counts = np.array([len(same) - kept, kept])
-    return 1 + int(np.argmin([table.ideal_bits @ counts for table in FLAG_TABLES]))
+    return 1 + int((_FLAG_BITS @ counts).argmin())
 
 
 def _smooth(surprise: Reals, anchor_bits: Reals, mode: int) -> Ints:

@@ -34,7 +34,8 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MODEL_BYTES = 1 << 28
 _FRONTIER_FIELDS = tuple(Frontier.__dataclass_fields__)
-_ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", "ratios_per_octave"))
+_SCALARS = ("ratios_per_octave", "named_by_head")
+_ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", *_SCALARS))
 _INTEGERS = ("anchor_counts", "shapes", "shape_of")
 _SINGLES = ("anchors", "location", "spread", "choice_spread")  # as stored; computed with in float64 but for the anchors
 
@@ -225,7 +226,7 @@ def parameters_to_bytes(parameters: CodecParameters) -> bytes:
         for name in _ARRAY_FIELDS
     }
     arrays |= {f"frontier_{name}": getattr(parameters.frontier, name).astype("<f8") for name in _FRONTIER_FIELDS}
-    arrays["ratios_per_octave"] = np.array(parameters.ratios_per_octave, "<i8")
+    arrays |= {name: np.array(getattr(parameters, name), "<i8") for name in _SCALARS}
     # rises are small and many alike, so the deflated file is a tenth of the cumulative one
     arrays["shapes"] = np.diff(parameters.shapes, axis=1).astype("<i8")
     buffer = io.BytesIO()
@@ -242,7 +243,7 @@ def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecP
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             values = {f: arrays[f].astype("<i8" if f in _INTEGERS else "<f8") for f in _ARRAY_FIELDS}
             path = {f: arrays[f"frontier_{f}"].astype("<f8") for f in _FRONTIER_FIELDS}
-            ratios_per_octave = int(arrays["ratios_per_octave"])
+            ratios_per_octave, named_by_head = (int(arrays[name]) for name in _SCALARS)
     except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleCorruptError(f"{name} is no entropy model: {error}; fetch or export the bundle again") from None
     values["anchors"] = values["anchors"].astype(np.float32)
@@ -251,7 +252,11 @@ def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecP
         raise BundleCorruptError(f"{name} is no entropy model: wrong shapes or ratios_per_octave")
     shapes = np.concatenate([np.zeros((len(rises), 1), np.int64), np.cumsum(rises, axis=1)], axis=1)
     parameters = CodecParameters(
-        **values, shapes=shapes, ratios_per_octave=ratios_per_octave, frontier=Frontier(**path)
+        **values,
+        shapes=shapes,
+        ratios_per_octave=ratios_per_octave,
+        named_by_head=bool(named_by_head),
+        frontier=Frontier(**path),
     )
     parameters.check()
     return parameters

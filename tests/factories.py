@@ -165,6 +165,7 @@ def _parameters(anchors: NDArray[np.float32], spread: float, frontier: Frontier)
         shape_of=np.zeros(D, np.int64),
         ratios_per_octave=4 if len(anchors) > 1 else 0,
         choice_spread=np.full(anchors.shape, 2 * spread),
+        named_by_head=True,
         frontier=frontier,
     )
 

@@ -53,9 +53,10 @@ def make_bundle(
     training: Mapping[str, str | int | float | bool | None],
     progress: Callable[[str], None] = lambda _: None,
     step_rule: StepRule = "entropy",
+    clusters: int | None = None,
 ) -> Bundle:
     """Write the bundle of one exported pair (variant "full") to ``path``; BundleError if it cannot be written."""
-    variant, files = make_variant("full", encoder, decoder, splits, progress, step_rule)
+    variant, files = make_variant("full", encoder, decoder, splits, progress, step_rule, clusters)
     images = splits.test.images
     height, width, channels = images.shape[1:]
     manifest = Manifest(
@@ -77,6 +78,7 @@ def make_variant(
     splits: Splits,
     progress: Callable[[str], None],
     step_rule: StepRule = "entropy",
+    clusters: int | None = None,
 ) -> tuple[Variant, dict[str, bytes]]:
     """Fit and measure one encoder/decoder pair; its manifest entry and the contents of its files."""
     graph, back = OnnxGraph(encoder), OnnxGraph(decoder)
@@ -96,7 +98,7 @@ def make_variant(
     fits: dict[str, Callable[[], CodecParameters]] = {
         "gaussian": lambda: fit_gaussian(train.latent),
         "histogram": lambda: fit_histogram(train.latent),
-        "anchored": lambda: fit_anchored(train, validation, decode, step_rule),
+        "anchored": lambda: fit_anchored(train, validation, decode, step_rule, clusters),
     }
     for model, fit in fits.items():
         progress(f"{model}: fitting and measuring")

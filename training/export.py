@@ -19,18 +19,22 @@ from training.steps import STEP_RULES, StepRule
 class ExportConfig:
     """``checkpoint`` is a training command's; ``out`` the bundle's folder; ``root`` where the data set lies;
     ``model_id`` names the bundle, by default after data, backbone, width and d; ``step_rule`` is how the anchored
-    code's step sizes are shared out among the latent's entries."""
+    code's step sizes are shared out among the latent's entries; ``clusters`` makes its anchors so many clusters of
+    the latents instead of the classes' means."""
 
     checkpoint: Path
     out: Path
     root: Path | None = None
     model_id: str | None = None
     step_rule: StepRule = "entropy"
+    clusters: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a rule that is none."""
         if self.step_rule not in STEP_RULES:
             raise ValueError(f"step_rule must be one of {', '.join(STEP_RULES)}, not {self.step_rule!r}")
+        if self.clusters is not None and self.clusters < 2:
+            raise ValueError(f"clusters must be at least 2, not {self.clusters}; leave it out for an anchor a class")
 
 
 def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _: None) -> Bundle:
@@ -49,13 +53,22 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
         "epochs": checkpoint.epoch,
         "seed": trained["seed"],
         "step_rule": config.step_rule,
+        "clusters": config.clusters,
         **{key: pair[key] for key in ("backbone", "width", "cut", "grid", "hidden", "head", "decoder")},
     }
     with tempfile.TemporaryDirectory(prefix="latentwire-export-") as folder:
         progress("exporting both halves to ONNX")
         exported = export_onnx(config.checkpoint, Path(folder), splits.train.images[:256])
         return make_bundle(
-            config.out, model_id, exported.encoder, exported.decoder, splits, training, progress, config.step_rule
+            config.out,
+            model_id,
+            exported.encoder,
+            exported.decoder,
+            splits,
+            training,
+            progress,
+            config.step_rule,
+            config.clusters,
         )
 
 

@@ -73,6 +73,7 @@ def _one_anchor(latent: Latents, shapes: NDArray[np.int64], shape_of: NDArray[np
         shape_of=shape_of,
         ratios_per_octave=0,
         choice_spread=spread[None],
+        named_by_head=False,
         frontier=paper_frontier(),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 
 from latentwire.codec.choice import Choice, doubt, log_posterior
 from latentwire.codec.entropy_model import CodecParameters, Frontier
@@ -26,15 +27,25 @@ AGREEMENT = 0.95  # of the decoder's answers to the doubted images, quantized an
 
 
 def fit_anchored(
-    train: Encoded, validation: Encoded, decode: DecodeLatents, step_rule: StepRule = "entropy"
+    train: Encoded,
+    validation: Encoded,
+    decode: DecodeLatents,
+    step_rule: StepRule = "entropy",
+    clusters: int | None = None,
 ) -> CodecParameters:
-    """The anchored code's parameters; classes without a training image raise ValueError."""
-    classes = int(train.labels.max()) + 1
-    anchors = class_means(train.latent, train.labels, classes)
-    spread = np.sqrt(_pooled_variance(train.latent - anchors[train.labels], train.labels, classes))
+    """The anchored code's parameters: an anchor a class, or so many ``clusters`` of the latents.
+
+    The encoder's head, if it has one, names classes; clusters are named by their Gaussians. ValueError for a class
+    without a training image.
+    """
+    groups, count = train.labels, int(train.labels.max()) + 1
+    if clusters is not None:
+        groups, count = KMeans(clusters, n_init=4, random_state=0).fit_predict(train.latent), clusters
+    anchors = group_means(train.latent, groups, count)
+    spread = np.sqrt(_pooled_variance(train.latent - anchors[groups], groups, count))
     start = CodecParameters(
         anchors=anchors,
-        anchor_counts=np.bincount(train.labels, minlength=classes),
+        anchor_counts=np.bincount(groups, minlength=count),
         weights=step_weights(step_rule, validation.latent, train.latent.std(0, dtype=np.float64), decode),
         location=np.zeros((2, *spread.shape)),
         spread=np.stack(2 * [spread]),
@@ -42,19 +53,20 @@ def fit_anchored(
         shape_of=np.zeros(anchors.shape[1], np.int64),
         ratios_per_octave=RATIOS_PER_OCTAVE,
         choice_spread=spread,
+        named_by_head=clusters is None and train.head_logits is not None,
         frontier=Frontier(*(np.zeros(0) for _ in range(6))),
     )
-    fitted = _fit_residuals(start, train, classes)
+    fitted = _fit_residuals(start, train, count)
     return replace(fitted, frontier=path(fitted, validation, _step_scale(fitted, validation, decode)))
 
 
-def class_means(latent: Latents, labels: NDArray[np.int64], classes: int) -> Latents:
-    """Mean latent of each class, (classes, d) float32."""
-    counts = np.bincount(labels, minlength=classes)
+def group_means(latent: Latents, groups: NDArray[np.int64], count: int) -> Latents:
+    """Mean latent of each group, (count, d) float32; ``groups`` (n,) says which a latent (n, d) is of."""
+    counts = np.bincount(groups, minlength=count)
     if counts.min() == 0:
         raise ValueError(f"class {int(counts.argmin())} has no training image; give it some, or leave it out")
-    sums = np.zeros((classes, latent.shape[1]))
-    np.add.at(sums, labels, latent)
+    sums = np.zeros((count, latent.shape[1]))
+    np.add.at(sums, groups, latent)
     means: Latents = (sums / counts[:, None]).astype(np.float32)
     return means
 

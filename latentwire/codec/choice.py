@@ -21,13 +21,13 @@ class Choice:
 def log_posterior(
     parameters: CodecParameters, latent: NDArray[np.float32], head_logits: NDArray[np.float32] | None
 ) -> NDArray[np.float64]:
-    """log p(anchor | image), (N, A), by the encoder's head if it has one, else by a Gaussian around each anchor.
+    """log p(anchor | image), (N, A), by the encoder's head where it names anchors, else by a Gaussian around each.
 
-    ``head_logits`` is (N, A), one an anchor; without it the classes' Gaussians have diagonal covariance.
+    ``head_logits`` is (N, A), one an anchor; the Gaussians have diagonal covariance.
     """
     if len(parameters.anchors) == 1:
         return np.zeros((len(latent), 1))
-    if head_logits is not None:
+    if parameters.named_by_head and head_logits is not None:
         score = head_logits.astype(np.float64)
     else:
         precision = parameters.choice_spread**-2.0

@@ -57,7 +57,7 @@ class CodecParameters:
     doubted images, then of all: in between, the share refined leads along a straight line; ``shapes``
     (S, K + 1) int64, each rising from 0 to 2**32; ``shape_of`` (d,) int64; ``ratios_per_octave`` int, 0 for exact
     ratios; ``choice_spread`` (A, d) float64, the spread of all images around an anchor, by which the sensor finds
-    the likeliest one where the encoder has no head.
+    the likeliest one, unless the encoder's head names it (``named_by_head``).
     """
 
     anchors: NDArray[np.float32]
@@ -69,6 +69,7 @@ class CodecParameters:
     shape_of: NDArray[np.int64]
     ratios_per_octave: int
     choice_spread: NDArray[np.float64]
+    named_by_head: bool
     frontier: Frontier
 
     @property

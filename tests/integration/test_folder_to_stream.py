@@ -1,4 +1,4 @@
-"""A user's own pictures: class folders of 64 x 64 images are trained on, exported and streamed, by the command alone."""
+"""A user's own pictures: class folders of 64 x 64 images are trained on, exported and streamed by the command."""
 
 import subprocess
 import sys

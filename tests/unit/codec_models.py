@@ -33,6 +33,7 @@ def make_parameters(anchors: int, d: int, seed: int = 0, ratios_per_octave: int 
         shape_of=np.zeros(d, np.int64),
         ratios_per_octave=ratios_per_octave if many else 0,
         choice_spread=spread,
+        named_by_head=False,
         frontier=frontier,
     )
 

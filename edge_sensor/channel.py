@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import grpc
 
-import latentwire.errors
-from latentwire.errors import LatentwireError, ProtocolError
+from latentwire.errors import LatentwireError, ProtocolError, error_named
 
 _MAX_RECEIVE_BYTES = 4 << 20
 
@@ -43,10 +42,8 @@ def refusal(error: grpc.aio.AioRpcError, server: str) -> LatentwireError | None:
     if error.code() not in _FATAL:
         return None
     details = " ".join((error.details() or "").split())[:1024]
-    name, _, message = details.partition(": ")
-    kind = getattr(latentwire.errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, LatentwireError):
-        return kind(message or name)
+    if (named := error_named(details)) is not None:
+        return named
     if error.code() == grpc.StatusCode.UNIMPLEMENTED:
         return ProtocolError(f"{server} is no Latentwire server ({details}); check the address")
     return ProtocolError(f"the server refused the stream: {error.code().name} {details}")

@@ -18,6 +18,7 @@ from latentwire.errors import (
     ProtocolError,
     ProtocolVersionError,
     ServerUnavailableError,
+    SupersededError,
 )
 from latentwire.v1 import stream_pb2, stream_pb2_grpc
 
@@ -95,12 +96,11 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
     def _take_over(self, sensor: Sensor, former: Sensor | None, connection: Connection, hello: m.Hello) -> Link | None:
         """Put the new stream in place of any older one of its name; returns the same session's older one."""
         older = sensor.link
-        for link in (older, former.link if former is not None else None):
-            if link is not None:
-                link.end(
-                    ProtocolError(f"a newer stream of sensor {sensor.name!r} took this one's place"),
-                    flush=False,
-                )
+        if older is not None:
+            older.end(ProtocolError(f"a newer stream of sensor {sensor.name!r} took this one's place"), flush=False)
+        if former is not None and former.link is not None:
+            taken = f"another process took the name {sensor.name!r}; give each sensor its own --name"
+            former.link.end(SupersededError(taken), flush=False)  # or the two would take it from each other for ever
         if older is not None:  # a command that was sent on it may be lost
             sensor.commands.stream_ended(sensor.name)
         sensor.link = connection

@@ -20,13 +20,14 @@ STATUS_OF_ERROR: dict[type[BaseException], grpc.StatusCode] = {
     errors.RateScaleError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownVariantError: grpc.StatusCode.NOT_FOUND,
     errors.CorruptPayloadError: grpc.StatusCode.DATA_LOSS,
-    errors.ProtocolError: grpc.StatusCode.ABORTED,  # the bare class: a newer stream took this one's place
+    errors.ProtocolError: grpc.StatusCode.ABORTED,  # the bare class: the session's own newer stream took over
     errors.MalformedMessageError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ProtocolVersionError: grpc.StatusCode.UNIMPLEMENTED,
     errors.BundleMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TableDigestError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnknownOperatingPointError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SequenceError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SupersededError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ControlError: grpc.StatusCode.UNIMPLEMENTED,
     errors.UnknownSensorError: grpc.StatusCode.NOT_FOUND,
     errors.CommandRefusedError: grpc.StatusCode.FAILED_PRECONDITION,

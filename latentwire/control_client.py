@@ -97,13 +97,6 @@ class ControlClient:
             raise errors.ServerUnavailableError(
                 f"no server answers at {self.target}: start 'latentwire server', or correct --server"
             ) from error
-        raise error_of(details) or errors.LatentwireError(f"the server answered {code.name}: {details}") from error
-
-
-def error_of(details: str) -> errors.LatentwireError | None:
-    """The error that a status message names (``ErrorName: message``); None if it names none of ours."""
-    name, colon, message = details.partition(": ")
-    found = getattr(errors, name, None) if colon and name.isidentifier() else None
-    if isinstance(found, type) and issubclass(found, errors.LatentwireError):
-        return found(message)
-    return None
+        raise errors.error_named(details) or errors.LatentwireError(
+            f"the server answered {code.name}: {details}"
+        ) from error

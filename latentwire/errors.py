@@ -19,7 +19,8 @@
     │   ├── BundleMismatchError           the peer runs another bundle
     │   ├── TableDigestError              both have the bundle, yet their tables differ
     │   ├── UnknownOperatingPointError    a batch names an operating point never announced
-    │   └── SequenceError                 a batch leaves a hole in the sequence
+    │   ├── SequenceError                 a batch leaves a hole in the sequence
+    │   └── SupersededError               another process took this sensor's name
     ├── ControlError                      a control call cannot be done
     │   ├── UnknownSensorError            no sensor of that name has connected
     │   └── CommandRefusedError           the sensor refused the command, or did not answer in time
@@ -115,6 +116,10 @@ class SequenceError(ProtocolError):
     """A batch leaves a hole in the sequence."""
 
 
+class SupersededError(ProtocolError):
+    """Another process took this sensor's name on the server."""
+
+
 class ControlError(LatentwireError):
     """A control call cannot be done."""
 
@@ -157,3 +162,12 @@ class CheckpointError(LatentwireError):
 
 class TrainingError(LatentwireError):
     """Training cannot go on."""
+
+
+def error_named(details: str) -> LatentwireError | None:
+    """The error that a status message names (``ErrorName: message``); None if it names none of these."""
+    name, colon, message = details.partition(": ")
+    found = globals().get(name) if colon else None
+    if isinstance(found, type) and issubclass(found, LatentwireError):
+        return found(message)
+    return None

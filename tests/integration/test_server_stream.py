@@ -168,7 +168,9 @@ async def test_a_new_session_replaces_the_old_one(bundle: Bundle) -> None:
         await old.hear_results(0, 4)
         async with RawSensor(address, bundle, session="new") as new:
             assert (await new.join()).next_sequence == 0
-            assert (await old.refusal())[0] is grpc.StatusCode.ABORTED
+            code, details = await old.refusal()
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            assert details.startswith("SupersededError: another process took the name 'cam'")
             await new.send(new.batch(0, 3))
             await new.hear_results(0, 3)
 

@@ -5,7 +5,7 @@ import pytest
 
 from edge_server.status import MAX_DETAILS_CHARACTERS, refusal
 from latentwire import errors
-from latentwire.control_client import error_of
+from latentwire.errors import error_named
 
 ALL = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.LatentwireError)]
 
@@ -35,14 +35,14 @@ def test_each_error_has_its_status(error: type[errors.LatentwireError], code: gr
 
 @pytest.mark.parametrize("error", ALL)
 def test_every_error_comes_back_as_itself(error: type[errors.LatentwireError]) -> None:
-    back = error_of(refusal(error("one: two"))[1])
+    back = error_named(refusal(error("one: two"))[1])
     assert type(back) is error
     assert str(back) == "one: two"
 
 
 @pytest.mark.parametrize("details", ["", "Deadline Exceeded", "ValueError: x", "__doc__: x", "annotations: x"])
 def test_other_details_name_no_error_of_ours(details: str) -> None:
-    assert error_of(details) is None
+    assert error_named(details) is None
 
 
 def test_details_are_one_line_and_fit_a_header() -> None:

@@ -28,7 +28,9 @@ WARM_IMAGES = 1000
 def main(images: int = 10_000, json: Path | None = None) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory(prefix="latentwire-footprint-") as folder:
-        row = {"bundle": "digits", "images": images} | _install(Path(folder)) | _stream(Path(folder), images)
+        row: dict[str, Any] = (
+            {"bundle": "digits", "images": images} | _install(Path(folder)) | _stream(Path(folder), images)
+        )
     console = Console(highlight=False)
     console.print(f"install of the extra sensor: {row['install_bytes'] / 1e6:.0f} MB, {row['packages']} packages")
     console.print(f"torch in it: {'yes' if row['torch'] else 'no'}")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from latentwire import __version__
+from latentwire.cli import bench as bench_commands
 from latentwire.cli import bundle as bundle_commands
 from latentwire.cli import ctl as ctl_commands
 from latentwire.cli import training as training_commands
@@ -23,6 +24,7 @@ from latentwire.errors import LatentwireError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LATENTWIRE"}
 app = typer.Typer(no_args_is_help=True, context_settings=CONTEXT, pretty_exceptions_enable=False, add_completion=False)
+app.add_typer(bench_commands.app, name="bench")
 app.add_typer(bundle_commands.app, name="bundle")
 app.add_typer(ctl_commands.app, name="ctl")
 app.add_typer(training_commands.app, name="train")

@@ -1,0 +1,121 @@
+"""``latentwire bench``: what the code costs and keeps, measured."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latentwire.cli.options import DataRoot, JsonFile
+
+app = typer.Typer(no_args_is_help=True, help="Measure the code.")
+
+Rows = Sequence[dict[str, Any]]
+
+
+@app.callback()
+def bench() -> None:
+    """Measure the code."""
+
+
+@app.command("codec")
+def bench_codec(
+    bundle: Annotated[
+        list[str] | None, typer.Option(help="Bundle folders or names; default: all that ship with Latentwire.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="digits, cifar10 or cifar100: its test split; default: the bundle's own.")
+    ] = None,
+    data_root: DataRoot = None,
+    speed: Annotated[bool, typer.Option(help="Take times too.")] = True,
+    json: JsonFile = None,
+) -> None:
+    """Accuracy and bits over the whole range of the knob, bits in messages of every size, and the codec's speed."""
+    from benchmarks.codec import CodecBenchConfig, run_codec_bench
+    from benchmarks.codec_targets import targets
+    from latentwire.bundle import shipped_bundles
+    from latentwire.report import write_json
+
+    config = CodecBenchConfig(tuple(bundle or shipped_bundles()), data, data_root, speed)
+    with Console(stderr=True, highlight=False).status("measuring") as status:
+        rows = run_codec_bench(config, status.update)
+    console = Console(highlight=False)
+    console.width = max(console.width, 110)  # the tables need them, also where the output is no terminal
+    parts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        parts[str(row["bundle"]), str(row["part"])].append(row)
+    for (name, part), chosen in parts.items():
+        if part in _TABLES:
+            title, make = _TABLES[part]
+            console.print(_table(f"{name}: {title}", make(chosen)))
+    verdicts = [
+        verdict for name in dict.fromkeys(str(row["bundle"]) for row in rows) for verdict in targets(rows, name)
+    ]
+    console.print(_table("what was aimed at", verdicts))
+    write_json(json, rows + verdicts)
+
+
+def _knob(rows: Rows) -> Rows:
+    return [
+        {
+            "model": row["model"],
+            "rate scale": f"{row['rate_scale']:.3g}",
+            "refined": f"{row['share_refined']:.1%}",
+            "accuracy": f"{row['accuracy']:.2%}",
+            "entropy": f"{row['total_entropy_bits']:.2f}",
+            "ideal": f"{row['ideal_bits']:.2f}",
+            "payload": f"{row['payload_bits']:.2f}",
+        }
+        for row in rows
+    ]
+
+
+def _message(rows: Rows) -> Rows:
+    return [
+        {
+            "model": row["model"],
+            "rate scale": f"{row['rate_scale']:.3g}",
+            "images/message": row["images_per_message"],
+            "ideal": f"{row['ideal_bits']:.2f}",
+            "payload": f"{row['payload_bits']:.2f}",
+            "gRPC": f"{row['grpc_bits']:.2f}",
+            "payload - ideal, a message": f"{row['overhead_bits_per_message']:.2f}",
+        }
+        for row in rows
+    ]
+
+
+def _speed(rows: Rows) -> Rows:
+    return [
+        {
+            "model": row["model"],
+            "rate scale": f"{row['rate_scale']:.3g}",
+            "images/message": row["images_per_message"],
+            "ratio": f"{row['ratio']:.3f}",
+            "quartiles": f"{row['ratio_low']:.3f} to {row['ratio_high']:.3f}",
+            "against": row["against"],
+        }
+        for row in rows
+    ]
+
+
+_TABLES: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
+    "knob": ("bits an image over the range of the knob, 64 images a message", _knob),
+    "message": ("bits an image in messages of every size", _message),
+    "sensor time": ("choosing and coding on the sensor", _speed),
+    "bulk decoding": ("decoding 10,000 images as one message", _speed),
+}
+
+
+def _table(title: str, rows: Rows) -> Table:
+    table = Table(title=title, box=None, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) and name in _WORDS else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+_WORDS = ("model", "against", "part", "bundle", "target", "found", "verdict")

@@ -1,12 +1,24 @@
 """The range coder: exact integer frequencies, and the fewest bytes."""
 
-import constriction
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentwire.codec import coder
 from latentwire.codec.coder import TOTAL, Decoder, Encoder, Table
+
+
+@pytest.fixture(autouse=True, params=coder.BACKENDS, scope="module")
+def _backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "constriction":
+        pytest.importorskip("constriction")
+    before = coder.in_use()
+    coder.use(request.param)
+    yield
+    coder.use(before)
 
 
 def make_table(seed: int, symbols: int) -> Table:
@@ -57,6 +69,7 @@ def test_carries_are_sealed_rightly() -> None:
 
 def test_constriction_holds_the_very_frequencies() -> None:
     """The float table that constriction is given must become our integers: seen in the coder's own interval."""
+    constriction = pytest.importorskip("constriction")
     table = make_table(1, 50)
     cumulative = np.concatenate([[0], np.cumsum(table.frequencies)])
     scale = ((1 << 64) - 1) >> 24

@@ -11,7 +11,8 @@ from latentwire.datasets import Dataset
 from training.bundling import Splits, make_bundle
 from training.checkpoint import load_checkpoint
 from training.data import load_split, split_validation
-from training.onnx_export import export_onnx
+from training.models import decoder_cost, encoder_cost
+from training.onnx_export import export_onnx, load_pair
 from training.steps import STEP_RULES, StepRule
 
 
@@ -56,6 +57,9 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
         "clusters": config.clusters,
         **{key: pair[key] for key in ("backbone", "width", "cut", "grid", "hidden", "head", "decoder")},
     }
+    halves = load_pair(checkpoint)
+    for side, cost in (("sensor", encoder_cost(halves)), ("server", decoder_cost(halves))):
+        training |= {f"{side}_macs": cost.macs, f"{side}_parameters": cost.parameters}
     with tempfile.TemporaryDirectory(prefix="latentwire-export-") as folder:
         progress("exporting both halves to ONNX")
         exported = export_onnx(config.checkpoint, Path(folder), splits.train.images[:256])

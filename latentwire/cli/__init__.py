@@ -5,6 +5,7 @@ Settings come from a flag, else the environment (``LATENTWIRE_<COMMAND>_<OPTION>
 """
 
 import logging
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -20,6 +21,7 @@ from latentwire.cli import bundle as bundle_commands
 from latentwire.cli import ctl as ctl_commands
 from latentwire.cli import training as training_commands
 from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
+from latentwire.codec import coder as range_coder
 from latentwire.errors import LatentwireError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LATENTWIRE"}
@@ -30,6 +32,7 @@ app.add_typer(ctl_commands.app, name="ctl")
 app.add_typer(training_commands.app, name="train")
 app.command()(training_commands.export)
 app.command()(training_commands.evaluate)
+app.command()(training_commands.measure)
 
 
 def main() -> None:
@@ -52,6 +55,9 @@ def settings(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings, one table a command.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    coder: Annotated[
+        str | None, typer.Option(help="The range coder, constriction or portable: the same bytes; default: the faster.")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print it.")
     ] = False,
@@ -62,6 +68,10 @@ def settings(
         raise typer.BadParameter(f"--log-level must be debug, info, warning or error, not {log_level!r}")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("latentwire").setLevel(level)  # other libraries' chatter stays at warnings
+    if coder is not None:
+        with wrong_use():
+            range_coder.use(coder)
+        os.environ["LATENTWIRE_CODER"] = coder  # for the processes that the demo and the benchmarks start
     if config is not None:
         try:
             context.default_map = tomllib.loads(config.read_text())

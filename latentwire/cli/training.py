@@ -111,3 +111,20 @@ def evaluate(
     rows = evaluate_bundle(loaded, name, load_test(data, data_root), model, rate_scale, images_per_message)
     Console().print(measured_table(rows))
     write_json(json, [{"bundle": loaded.manifest.model_id, "variant": name} | asdict(row) for row in rows])
+
+
+def measure(
+    bundle: BundleOption,
+    data: Annotated[str, typer.Option(help="digits, cifar10, cifar100, or folder:PATH: its test split.")],
+    records: Annotated[Path, typer.Option(help="The file that the records are added to.")],
+    data_root: DataRoot = None,
+    variant: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
+    distorted: Annotated[bool, typer.Option(help="Also rotated, flipped and recoloured pictures.")] = True,
+) -> None:
+    """Measure a trained bundle over its knobs, on pictures as they are and distorted, for ``latentwire report``."""
+    from training.measuring import MeasureConfig, run_measure
+
+    config = MeasureConfig(bundle, data, records, data_root, variant, distorted)
+    with Console(stderr=True, highlight=False).status("measuring") as status:
+        done = run_measure(config, status.update)
+    print(f"{records}: {len(done)} records of {bundle}")

@@ -26,6 +26,7 @@ from edge_sensor.session import Session
 from edge_sensor.sources import Source, open_source
 from edge_sensor.stream import StreamClient
 from latentwire.bundle import Bundle, load_bundle
+from latentwire.codec.coder import in_use
 from latentwire.operating_point import OperatingPoint, OperatingPoints
 
 STOPPED = "stopped"  # why an image is dropped that was captured, but not answered when the sensor ended
@@ -52,7 +53,7 @@ def run_sensor(config: SensorConfig, observe: Observer | None = None) -> SensorR
     ``observe`` is called in a worker thread with every message and the symbols it codes. Raises a
     LatentwireError that says in one line what is wrong and what to do.
     """
-    log.info("sensor settings: %s", config.described())
+    log.info("sensor settings: %s; range coder: %s", config.described(), in_use())
     bundle = load_bundle(config.bundle, "sensor")
     tuner = Tuner(bundle, OperatingPoints(bundle), config.threads, config.encode_batch_images)
     point = tuner.point(config.variant, config.model, config.rate_scale)

@@ -11,6 +11,7 @@ from edge_sensor.encoder import Encoder
 from edge_sensor.window import Window
 from latentwire import __version__
 from latentwire.bundle import Bundle
+from latentwire.codec.coder import in_use
 from latentwire.errors import CommandRefusedError
 from latentwire.messages import CommandRefused, Hello, Limits, OperatingPointName
 from latentwire.operating_point import OperatingPoint
@@ -91,7 +92,7 @@ class Session:
             bundle_digest=self.bundle.digest,
             operating_points=(*waiting, self.tuning.name),
             next_sequence=self.window.first_sequence,
-            software=f"latentwire {__version__}",
+            software=f"latentwire {__version__}, {in_use()} coder",
         )
 
     def room(self) -> int:

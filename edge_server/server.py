@@ -24,6 +24,7 @@ from edge_server.sensors_service import SensorsService
 from edge_server.stats import Clock
 from latentwire import __version__
 from latentwire.bundle import load_bundle
+from latentwire.codec.coder import in_use
 from latentwire.v1 import (
     bundles_pb2,
     bundles_pb2_grpc,
@@ -74,7 +75,7 @@ class Server:
             await self._grpc.start()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()
-        log.info("serving model_id=%s port=%d", core.pipeline.bundle.manifest.model_id, port)
+        log.info("serving model_id=%s port=%d coder=%s", core.pipeline.bundle.manifest.model_id, port, in_use())
         return port
 
     async def stop(self, grace_s: float | None = None, reason: str = "shutting down") -> None:

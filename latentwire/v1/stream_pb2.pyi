@@ -120,7 +120,7 @@ class Hello(_message.Message):
     next_sequence: _builtins.int
     """the first image this sensor has no answer for"""
     software: _builtins.str
-    """"latentwire 0.1.0": for people only"""
+    """"latentwire 0.1.0, portable coder": for people only"""
     @_builtins.property
     def operating_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatingPoint]:
         """those of unanswered batches, the current one last"""

@@ -49,9 +49,16 @@ def fit_gaussian(latent: Latents) -> CodecParameters:
 
 def fit_histogram(latent: Latents) -> CodecParameters:
     """The paper's quantizer with each entry's own histogram. ``latent`` (n, d)."""
-    normalised = (latent - latent.mean(0)) / _spread(latent)
+    normalised = (latent - latent.mean(0)) / entry_spread(latent)
     shapes = np.stack([histogram_shape(normalised[:, i]) for i in range(latent.shape[1])])
     return _one_anchor(latent, shapes, np.arange(latent.shape[1]))
+
+
+def entry_spread(latent: Latents) -> Reals:
+    """Standard deviation of each entry (d,), kept above zero for entries that never move."""
+    spread = latent.std(0, dtype=np.float64)
+    floor: Reals = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-3))
+    return floor
 
 
 def paper_frontier() -> Frontier:
@@ -62,7 +69,7 @@ def paper_frontier() -> Frontier:
 
 
 def _one_anchor(latent: Latents, shapes: NDArray[np.int64], shape_of: NDArray[np.int64]) -> CodecParameters:
-    spread = _spread(latent)
+    spread = entry_spread(latent)
     return CodecParameters(
         anchors=np.zeros((1, latent.shape[1]), np.float32),
         anchor_counts=np.array([1]),
@@ -76,13 +83,6 @@ def _one_anchor(latent: Latents, shapes: NDArray[np.int64], shape_of: NDArray[np
         named_by_head=False,
         frontier=paper_frontier(),
     )
-
-
-def _spread(latent: Latents) -> Reals:
-    """Standard deviation of each entry (d,), kept above zero for entries that never move."""
-    spread = latent.std(0, dtype=np.float64)
-    floor: Reals = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-3))
-    return floor
 
 
 def _counts(cumulative: Reals) -> NDArray[np.int64]:

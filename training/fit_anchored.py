@@ -14,7 +14,7 @@ from latentwire.codec.choice import Choice, doubt, log_posterior
 from latentwire.codec.entropy_model import CodecParameters, Frontier
 from latentwire.operating_point import OperatingPoint
 from training.evaluation import DecodeLatents, Encoded
-from training.fit import CELLS, Latents, Reals, histogram_shape
+from training.fit import CELLS, Latents, Reals, entry_spread, histogram_shape
 from training.steps import StepRule, step_weights
 
 RATIOS_PER_OCTAVE = 4
@@ -46,7 +46,7 @@ def fit_anchored(
     start = CodecParameters(
         anchors=anchors,
         anchor_counts=np.bincount(groups, minlength=count),
-        weights=step_weights(step_rule, validation.latent, train.latent.std(0, dtype=np.float64), decode),
+        weights=step_weights(step_rule, validation.latent, entry_spread(train.latent), decode),
         location=np.zeros((2, *spread.shape)),
         spread=np.stack(2 * [spread]),
         shapes=np.zeros((1, 2), np.int64),

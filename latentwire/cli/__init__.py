@@ -33,6 +33,7 @@ app.add_typer(training_commands.app, name="train")
 app.command()(training_commands.export)
 app.command()(training_commands.evaluate)
 app.command()(training_commands.measure)
+app.command()(training_commands.report)
 
 
 def main() -> None:

@@ -128,3 +128,15 @@ def measure(
     with Console(stderr=True, highlight=False).status("measuring") as status:
         done = run_measure(config, status.update)
     print(f"{records}: {len(done)} records of {bundle}")
+
+
+def report(
+    records: Annotated[list[Path], typer.Option(help="Files of latentwire measure.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and tables.")],
+    bundle: Annotated[list[str] | None, typer.Option(help="Bundles whose latents' spread is drawn.")] = None,
+) -> None:
+    """Draw the paper's figures and write one table a data set from what was measured."""
+    from training.reporting import ReportConfig, run_report
+
+    for path in run_report(ReportConfig(records, out, bundle or [])):
+        print(path)

@@ -1,0 +1,156 @@
+"""``latentwire report``: the paper's figures and one table, from the records that were measured."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # pictures go to files; there may be no screen
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from latentwire.bundle import load_bundle
+from latentwire.errors import DataError
+from training.records import Record, load_records
+
+METHODS = {"ce": "CE-T", "duphil": "DuPHiL", "ldr": "LDR-FT", "rate": "rate term"}
+MODELS = {"gaussian": "paper's code", "anchored": "anchored code"}
+
+
+@dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """``records`` are files of ``latentwire measure``; pictures and the table go to the folder ``out``; ``bundles`` are
+    those whose latents' spread is drawn."""
+
+    records: Sequence[Path]
+    out: Path
+    bundles: Sequence[str] = ()
+
+
+def run_report(config: ReportConfig) -> list[Path]:
+    """Draw a picture a question and data set, and write the table; the files written. DataError without records."""
+    records = [record for path in config.records for record in load_records(path)]
+    if not records:
+        raise DataError(f"no records in {', '.join(map(str, config.records))}: make some with latentwire measure")
+    config.out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for dataset in sorted({record.dataset for record in records}):
+        own = [record for record in records if record.dataset == dataset]
+        for name, draw in (("rate", _draw_rate), ("distortions", _draw_distortions)):
+            figure, axes = plt.subplots(1, len(MODELS), figsize=(11, 4.2), sharey=True)
+            for axis, model in zip(axes, MODELS, strict=True):
+                draw(axis, [record for record in own if record.model == model])
+                axis.set_title(f"{dataset}, {MODELS[model]}")
+            written.append(_save(figure, config.out / f"{dataset}-{name}.png"))
+        table = config.out / f"{dataset}-table.md"
+        table.write_text(_table(own))
+        written.append(table)
+    if config.bundles:
+        figure, axis = plt.subplots(figsize=(7, 4))
+        _draw_spread(axis, config.bundles)
+        written.append(_save(figure, config.out / "latent-spread.png"))
+    return written
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def label(record: Record) -> str:
+    """What a curve is called: method, then the variant where it is no full one."""
+    name = METHODS.get(record.method, record.method)
+    return name if record.variant == "full" else f"{name}, {record.variant}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One place on a curve: means over ``seeds`` runs, and the standard deviation of the accuracy (0 for one run).
+
+    Bits are the paper's total entropy for its own code and ideal bits for the anchored one.
+    """
+
+    rate_scale: float
+    bits: float
+    accuracy: float
+    spread: float
+    seeds: int
+
+
+def over_seeds(records: Iterable[Record]) -> dict[str, list[Point]]:
+    """Each curve's points, by rising rate scale."""
+    groups: dict[tuple[str, float], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[label(record), record.rate_scale].append(record)
+    curves: dict[str, list[Point]] = defaultdict(list)
+    for (name, scale), same in sorted(groups.items()):
+        bits = [r.total_entropy_bits if r.model == "gaussian" else r.ideal_bits for r in same]
+        accuracy = [r.accuracy for r in same]
+        spread = float(np.std(accuracy, ddof=1)) if len(same) > 1 else 0.0
+        curves[name].append(Point(scale, float(np.mean(bits)), float(np.mean(accuracy)), spread, len(same)))
+    return curves
+
+
+def _draw_rate(axis: Axes, records: Sequence[Record]) -> None:
+    for name, points in over_seeds(r for r in records if not r.distortion).items():
+        bits, accuracy, spread = ([getattr(point, of) for point in points] for of in ("bits", "accuracy", "spread"))
+        seeds = max(point.seeds for point in points)
+        axis.errorbar(bits, accuracy, yerr=spread, marker="o", ms=3, capsize=2, label=f"{name} (seeds: {seeds})")
+    axis.set_xlabel("bits an image (paper's code: total entropy; anchored: ideal)")
+    axis.set_ylabel("accuracy")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def _draw_distortions(axis: Axes, records: Sequence[Record]) -> None:
+    top = max((record.rate_scale for record in records), default=0.0)
+    at_top = [record for record in records if record.rate_scale == top]
+    kinds = list(dict.fromkeys(record.distortion for record in at_top))
+    names = sorted({label(record) for record in at_top})
+    width = 0.8 / max(len(names), 1)
+    for j, name in enumerate(names):
+        each = [[r.accuracy for r in at_top if label(r) == name and r.distortion == kind] for kind in kinds]
+        means = [float(np.mean(values)) if values else 0.0 for values in each]
+        axis.bar(np.arange(len(kinds)) + j * width, means, width, label=name)
+    axis.set_xticks(
+        np.arange(len(kinds)) + 0.4 - width / 2, [kind or "as it is" for kind in kinds], rotation=40, ha="right"
+    )
+    axis.set_ylabel("accuracy at the top of the knob")
+    axis.legend()
+
+
+def _draw_spread(axis: Axes, bundles: Sequence[str]) -> None:
+    for name in bundles:
+        bundle = load_bundle(name)
+        spread = np.sort(bundle.codec_parameters(bundle.manifest.default_variant, "gaussian").spread[1, 0])[::-1]
+        axis.plot(np.arange(1, len(spread) + 1), spread, marker="o", ms=3, label=bundle.manifest.model_id)
+    axis.set_xlabel("latent entry, widest first")
+    axis.set_ylabel("standard deviation over the training set")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def _table(records: Sequence[Record]) -> str:
+    lines = [
+        "| pair | code | rate scale | bits | accuracy | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, title in MODELS.items():
+        own = [record for record in records if record.model == model and not record.distortion]
+        for name, points in over_seeds(own).items():
+            for p in points:
+                give = f" ± {p.spread:.2%}" if p.seeds > 1 else ""
+                figures = f"{p.rate_scale:g} | {p.bits:.2f} | {p.accuracy:.2%}{give} | {p.seeds}"
+                lines.append(f"| {name} | {title} | {figures} |")
+    commits = ", ".join(sorted({record.commit for record in records}))
+    machines = ", ".join(sorted({record.machine for record in records}))
+    images = max(record.images for record in records)
+    lines += ["", f"n = {images} test images; commits {commits}; {machines}.", ""]
+    return "\n".join(lines)

@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.codec_speed import bulk_decoding, sensor_time
 from latentwire.bundle import Bundle, load_bundle
-from latentwire.codec.entropy_model import CodecParameters
 from latentwire.codec.latent_codec import EncodedBatch, LatentCodec
+from latentwire.codec.parameters import CodecParameters
 from latentwire.datasets import Dataset, load_test
 from latentwire.errors import DataError
 from latentwire.messages import LatentBatch

@@ -4,11 +4,9 @@ Every file is checked against the manifest's sha256 before it is used, and nothi
 """
 
 import hashlib
-import io
 import json
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -17,10 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from latentwire.codec.entropy_model import CodecParameters, Frontier
+from latentwire.codec.parameters import CodecParameters
 from latentwire.errors import (
     BundleCorruptError,
     BundleError,
@@ -28,16 +24,11 @@ from latentwire.errors import (
     BundleVersionError,
     UnknownVariantError,
 )
+from latentwire.model_file import parameters_from_bytes
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
-MAX_MODEL_BYTES = 1 << 28
-_FRONTIER_FIELDS = tuple(Frontier.__dataclass_fields__)
-_SCALARS = ("ratios_per_octave", "named_by_head")
-_ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", *_SCALARS))
-_INTEGERS = ("anchor_counts", "shapes", "shape_of")
-_SINGLES = ("anchors", "location", "spread", "choice_spread")  # as stored; computed with in float64 but for the anchors
 
 Part = Literal["all", "sensor", "server"]
 
@@ -217,49 +208,6 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 def file_entry(name: str, content: bytes) -> FileEntry:
     """The manifest's entry for a file."""
     return FileEntry(name, hashlib.sha256(content).hexdigest(), len(content))
-
-
-def parameters_to_bytes(parameters: CodecParameters) -> bytes:
-    """An entropy model's parameters as an npz without pickles; the same bytes for the same parameters."""
-    arrays: dict[str, NDArray[np.generic]] = {
-        name: getattr(parameters, name).astype("<i8" if name in _INTEGERS else "<f4" if name in _SINGLES else "<f8")
-        for name in _ARRAY_FIELDS
-    }
-    arrays |= {f"frontier_{name}": getattr(parameters.frontier, name).astype("<f8") for name in _FRONTIER_FIELDS}
-    arrays |= {name: np.array(getattr(parameters, name), "<i8") for name in _SCALARS}
-    # rises are small and many alike, so the deflated file is a tenth of the cumulative one
-    arrays["shapes"] = np.diff(parameters.shapes, axis=1).astype("<i8")
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecParameters:
-    """Read what ``parameters_to_bytes`` wrote; BundleCorruptError for anything else."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_MODEL_BYTES:
-                raise BundleCorruptError(f"{name}: unpacks to more than {MAX_MODEL_BYTES} bytes")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            values = {f: arrays[f].astype("<i8" if f in _INTEGERS else "<f8") for f in _ARRAY_FIELDS}
-            path = {f: arrays[f"frontier_{f}"].astype("<f8") for f in _FRONTIER_FIELDS}
-            ratios_per_octave, named_by_head = (int(arrays[name]) for name in _SCALARS)
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleCorruptError(f"{name} is no entropy model: {error}; fetch or export the bundle again") from None
-    values["anchors"] = values["anchors"].astype(np.float32)
-    rises = values.pop("shapes")
-    if rises.ndim != 2 or not 0 <= ratios_per_octave <= 64:
-        raise BundleCorruptError(f"{name} is no entropy model: wrong shapes or ratios_per_octave")
-    shapes = np.concatenate([np.zeros((len(rises), 1), np.int64), np.cumsum(rises, axis=1)], axis=1)
-    parameters = CodecParameters(
-        **values,
-        shapes=shapes,
-        ratios_per_octave=ratios_per_octave,
-        named_by_head=bool(named_by_head),
-        frontier=Frontier(**path),
-    )
-    parameters.check()
-    return parameters
 
 
 def _find(path: str | Path) -> Path:

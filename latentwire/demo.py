@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentwire.bundle import ModelEntry, load_bundle
-from latentwire.codec.entropy_model import Frontier
+from latentwire.codec.parameters import Frontier
 from latentwire.datasets import load_test
 from latentwire.local_run import SENSOR, Stream, stream, summarise
 from latentwire.report import Value

@@ -5,8 +5,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
-from latentwire.codec.entropy_model import CodecParameters, locate
 from latentwire.codec.latent_codec import LatentCodec
+from latentwire.codec.parameters import CodecParameters, locate
 
 
 @dataclass(frozen=True, slots=True)

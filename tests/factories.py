@@ -20,10 +20,10 @@ from latentwire.bundle import (
     ModelEntry,
     Variant,
     file_entry,
-    parameters_to_bytes,
     write_bundle,
 )
-from latentwire.codec.entropy_model import SHAPE_LIMIT, CodecParameters, Frontier
+from latentwire.codec.parameters import SHAPE_LIMIT, CodecParameters, Frontier
+from latentwire.model_file import parameters_to_bytes
 
 CLASSES = ("top left", "top right", "bottom left", "bottom right")
 SIDE = 8

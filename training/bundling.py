@@ -16,12 +16,11 @@ from latentwire.bundle import (
     TableRow,
     Variant,
     file_entry,
-    parameters_from_bytes,
-    parameters_to_bytes,
     write_bundle,
 )
-from latentwire.codec.entropy_model import CodecParameters, Frontier
+from latentwire.codec.parameters import CodecParameters, Frontier
 from latentwire.datasets import Dataset
+from latentwire.model_file import parameters_from_bytes, parameters_to_bytes
 from training.evaluation import DecodeLatents, Encoded, sweep
 from training.fit import fit_gaussian, fit_histogram
 from training.fit_anchored import fit_anchored

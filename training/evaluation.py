@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentwire.bundle import Bundle, TableRow
-from latentwire.codec.entropy_model import CodecParameters
+from latentwire.codec.parameters import CodecParameters
 from latentwire.datasets import Dataset
 from latentwire.errors import DataError
 from latentwire.operating_point import OperatingPoint

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import ndtr
 
-from latentwire.codec.entropy_model import SHAPE_LIMIT, SHAPE_TOTAL_BITS, CodecParameters, Frontier
+from latentwire.codec.parameters import SHAPE_LIMIT, SHAPE_TOTAL_BITS, CodecParameters, Frontier
 from training.steps import entropy_weights
 
 CELLS = 4096  # of a shape, over -8..8 spreads: 256 a spread

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from latentwire.codec.choice import Choice, doubt, log_posterior
-from latentwire.codec.entropy_model import CodecParameters, Frontier
+from latentwire.codec.parameters import CodecParameters, Frontier
 from latentwire.operating_point import OperatingPoint
 from training.evaluation import DecodeLatents, Encoded
 from training.fit import CELLS, Latents, Reals, entry_spread, histogram_shape

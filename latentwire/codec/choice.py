@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from latentwire.codec.entropy_model import CodecParameters
+from latentwire.codec.parameters import CodecParameters
 from latentwire.codec.runs import choose_run
 
 

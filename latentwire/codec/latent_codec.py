@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from latentwire.codec import runs
 from latentwire.codec.choice import Choice, choose, log_posterior
 from latentwire.codec.coder import Decoder, Encoder
-from latentwire.codec.entropy_model import CodecParameters, Point, Tables, derive_tables
+from latentwire.codec.entropy_model import Tables, derive_tables
 from latentwire.codec.index_coder import IndexCoder, grouped, narrow
+from latentwire.codec.parameters import CodecParameters, Point
 from latentwire.codec.quantizer import dequantize, quantize
 from latentwire.errors import ChecksumError, CorruptPayloadError, NonFiniteLatentError
 

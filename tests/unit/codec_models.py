@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import ndtr
 
-from latentwire.codec.entropy_model import SHAPE_LIMIT, CodecParameters, Frontier
+from latentwire.codec.parameters import SHAPE_LIMIT, CodecParameters, Frontier
 
 NORMAL = np.rint(ndtr(np.linspace(-SHAPE_LIMIT, SHAPE_LIMIT, 1025)) * 2.0**32).astype(np.int64)
 NORMAL[0], NORMAL[-1] = 0, 1 << 32

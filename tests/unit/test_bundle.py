@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from factories import make_bundle
 
-from latentwire.bundle import load_bundle, parameters_from_bytes, parameters_to_bytes
+from latentwire.bundle import load_bundle
 from latentwire.errors import (
     BundleCorruptError,
     BundleError,
@@ -15,6 +15,7 @@ from latentwire.errors import (
     BundleVersionError,
     UnknownVariantError,
 )
+from latentwire.model_file import parameters_from_bytes, parameters_to_bytes
 from latentwire.operating_point import OperatingPoint
 
 

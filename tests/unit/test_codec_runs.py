@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from latentwire.codec import runs
 from latentwire.codec.choice import Choice
 from latentwire.codec.coder import Encoder
-from latentwire.codec.entropy_model import Point
 from latentwire.codec.latent_codec import LatentCodec
+from latentwire.codec.parameters import Point
 from latentwire.errors import CorruptPayloadError
 from latentwire.operating_point import OperatingPoint
 

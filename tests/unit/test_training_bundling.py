@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from latentwire.bundle import Bundle, load_bundle
-from latentwire.codec.entropy_model import Frontier
+from latentwire.codec.parameters import Frontier
 from latentwire.datasets import Dataset
 from training.bundling import ACCURACY_LOSS, DEFAULT_SHARE, Splits, _measure_knob, make_bundle
 from training.evaluation import Encoded, evaluate_bundle

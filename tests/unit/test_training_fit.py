@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from latentwire.codec.entropy_model import SHAPE_LIMIT, SHAPE_TOTAL_BITS, CodecParameters
+from latentwire.codec.parameters import SHAPE_LIMIT, SHAPE_TOTAL_BITS, CodecParameters
 from latentwire.operating_point import OperatingPoint
 from training.fit import CELLS, PAPER_SCALES, fit_gaussian, fit_histogram, gaussian_shape, histogram_shape
 

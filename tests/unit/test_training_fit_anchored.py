@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from latentwire.bundle import parameters_from_bytes, parameters_to_bytes
 from latentwire.codec.choice import doubt, log_posterior
-from latentwire.codec.entropy_model import CodecParameters
+from latentwire.codec.parameters import CodecParameters
+from latentwire.model_file import parameters_from_bytes, parameters_to_bytes
 from latentwire.operating_point import OperatingPoint
 from training.evaluation import Encoded, measure
 from training.fit_anchored import LOWEST, SHARES, STEP_SCALES, fit_anchored, group_means, path

@@ -1,7 +1,7 @@
 """``latentwire bench codec``: what the code costs and keeps, over the whole range of the knob, through the real codec.
 
-Four parts, told apart by a row's ``part``: ``knob`` (accuracy and bits at the frontier's knots and between them),
-``message`` (bits in messages of 1 to 256 images), ``sensor time`` and ``bulk decoding`` (``codec_speed.py``).
+A row's ``part`` tells them apart: ``knob`` (accuracy and bits at the frontier's knots and between them), ``message``
+(bits in messages of 1 to 256 images), and the speeds of ``codec_speed.py``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.codec_speed import bulk_decoding, sensor_time
+from benchmarks.codec_speed import bulk_decoding, portable_coder, sensor_time
 from latentwire.bundle import Bundle, load_bundle
 from latentwire.codec.latent_codec import EncodedBatch, LatentCodec
 from latentwire.codec.parameters import CodecParameters
@@ -96,7 +96,8 @@ def run_codec_bench(config: CodecBenchConfig, progress: Progress = lambda _: Non
             spots = {model: _ends_and_default(subject, model) for model in subject.models}
             codecs = [(model, scale, subject.codec(model, scale)) for model in spots for scale in spots[model]]
             images, encoded = subject.dataset.images, subject.encoded
-            speeds = sensor_time(subject.bundle, images, encoded, codecs) + bulk_decoding(encoded, codecs)
+            speeds = sensor_time(subject.bundle, images, encoded, codecs)
+            speeds += bulk_decoding(encoded, codecs) + portable_coder(encoded, codecs)
             rows += [subject.row(str(row["part"])) | row for row in speeds]
     return rows
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.timing import Spread, take_turns
 from edge_sensor.encoder import OnnxEncoder
 from latentwire.bundle import Bundle
+from latentwire.codec import coder as range_coder
 from latentwire.codec.coder import Symbols, Table
 from latentwire.codec.latent_codec import EncodedBatch, LatentCodec
 from latentwire.report import Value
@@ -25,7 +26,7 @@ Row = dict[str, Value]
 
 
 def sensor_time(bundle: Bundle, images: NDArray[np.uint8], encoded: Encoded, codecs: Named) -> list[Row]:
-    """Choosing and encoding, as a ratio to the encoder's own time in ONNX Runtime with one thread.
+    """Choosing and encoding, with either coder, as a ratio to the encoder's own time in ONNX Runtime with one thread.
 
     The encoder runs on one message's images at a time, as on a sensor.
     """
@@ -41,14 +42,46 @@ def sensor_time(bundle: Bundle, images: NDArray[np.uint8], encoded: Encoded, cod
 
         tasks: dict[str, Callable[[], object]] = {"encoder": encode_images}
         for model, scale, codec in codecs:
-            tasks[f"{model} {scale}"] = _code(codec, encoded, parts)
+            for coder in range_coder.BACKENDS:
+                tasks[f"{model} {scale} {coder}"] = _code(codec, encoded, parts, coder)
         seconds = take_turns(tasks, ROUNDS)
-        for model, scale, _ in codecs:
-            taken, count = seconds[f"{model} {scale}"], size * len(parts)
-            row: Row = {"part": "sensor time", "model": model, "rate_scale": scale, "images_per_message": size}
-            row |= {"images": count, "codec_ms": 1e3 * float(np.median(taken)) / count}
+        count = size * len(parts)
+        for task, taken in list(seconds.items())[1:]:
+            model, scale_text, coder = task.split()
+            row: Row = {"part": "sensor time", "model": model, "rate_scale": float(scale_text), "coder": coder}
+            row |= {"images_per_message": size, "images": count, "codec_ms": 1e3 * float(np.median(taken)) / count}
             row |= {"encoder_ms": 1e3 * float(np.median(seconds["encoder"])) / count}
             rows.append(row | _ratio(taken / seconds["encoder"], "the encoder in ONNX Runtime, 1 thread"))
+    return rows
+
+
+def portable_coder(encoded: Encoded, codecs: Named) -> list[Row]:
+    """The coder in plain Python on the test set's symbols, in messages of 64: microseconds a symbol.
+
+    Grouping, looking up and choosing are in it, as a sensor does them.
+    """
+    rows: list[Row] = []
+    parts = [slice(i, i + 64) for i in range(0, min(TIMED_IMAGES, len(encoded.latent)) // 64 * 64, 64)]
+    for model, scale, codec in codecs:
+        head = encoded.head_logits
+        messages = []
+        for part in parts:
+            latent = encoded.latent[part]
+            messages.append(codec.encode(latent, codec.choose(latent, None if head is None else head[part])))
+
+        def decode(codec: LatentCodec = codec, messages: list[EncodedBatch] = messages) -> None:
+            range_coder.use("portable")
+            for message in messages:
+                codec.decode(message.payload, message.images, message.crc32)
+            range_coder.use("constriction")
+
+        seconds = take_turns({"encode": _code(codec, encoded, parts, "portable"), "decode": decode}, ROUNDS)
+        symbols = sum(len(s) for message in messages for s, _ in _groups(codec, message))
+        row: Row = {"part": "portable coder", "model": model, "rate_scale": scale, "coder": "portable"}
+        row |= {"images_per_message": 64, "images": 64 * len(parts), "symbols": symbols}
+        for name, taken in seconds.items():
+            row[f"{name}_us_per_symbol"] = 1e6 * float(np.median(taken)) / symbols
+        rows.append(row)
     return rows
 
 
@@ -86,13 +119,15 @@ def bulk_decoding(encoded: Encoded, codecs: Named) -> list[Row]:
     return rows
 
 
-def _code(codec: LatentCodec, encoded: Encoded, parts: Sequence[slice]) -> Callable[[], None]:
+def _code(codec: LatentCodec, encoded: Encoded, parts: Sequence[slice], coder: str) -> Callable[[], None]:
     head = encoded.head_logits
 
     def code() -> None:
+        range_coder.use(coder)
         for part in parts:
             latent = encoded.latent[part]
             codec.encode(latent, codec.choose(latent, None if head is None else head[part]))
+        range_coder.use("constriction")
 
     return code
 

@@ -9,6 +9,7 @@ FEWER_BITS = 0.75  # than the paper's Gaussian count of the paper's code, at 0.5
 CODEC_SHARE = 0.1  # of the encoder's time
 BULK_SPEED = 0.5  # of constriction's own
 ONE_IMAGE_BITS = 5.0
+PORTABLE_US = 20.0  # a symbol
 
 Rows = Sequence[dict[str, Any]]
 Verdict = dict[str, Value]
@@ -83,7 +84,7 @@ def _message_overhead(rows: Rows) -> list[tuple[str, str, bool]]:
 
 def _speeds(rows: Rows) -> list[tuple[str, str, bool]]:
     found: list[tuple[str, str, bool]] = []
-    sensor = [row for row in rows if row["part"] == "sensor time"]
+    sensor = [row for row in rows if row["part"] == "sensor time" and row["coder"] == "constriction"]
     for size in sorted({row["images_per_message"] for row in sensor}):
         worst = max((row for row in sensor if row["images_per_message"] == size), key=_ratio)
         target = f"codec a tenth of the encoder's time, {size} a message"
@@ -93,6 +94,11 @@ def _speeds(rows: Rows) -> list[tuple[str, str, bool]]:
         worst = min(bulk, key=_ratio)
         said = f"{_ratio(worst):.2f} of its speed at least ({_spot(worst)})"
         found.append(("bulk decoding half as fast as constriction", said, _ratio(worst) >= BULK_SPEED))
+    portable = [row for row in rows if row["part"] == "portable coder"]
+    if portable:
+        slowest = max(max(row["encode_us_per_symbol"], row["decode_us_per_symbol"]) for row in portable)
+        target = f"portable coder: {PORTABLE_US:g} µs a symbol"
+        found.append((target, f"{slowest:.2f} at most", slowest <= PORTABLE_US))
     return found
 
 

@@ -31,12 +31,18 @@ def write_json(path: Path | None, rows: Iterable[Mapping[str, Value]]) -> None:
     """Write ``rows`` with their ``meta`` to ``path``; nothing when ``path`` is None."""
     if path is None:
         return
-    command = " ".join(["latentwire", *sys.argv[1:]])
-    text = json.dumps({"meta": meta(command), "rows": [dict(row) for row in rows]}, indent=1)
+    text = json.dumps({"meta": meta(_command()), "rows": [dict(row) for row in rows]}, indent=1)
     try:
         path.write_text(text + "\n")
     except OSError as error:
         raise LatentwireError(f"{path} cannot be written: {error.strerror}; give another --json file") from error
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    ours = program.suffix != ".py" or program.stem == "__main__"
+    name = "latentwire" if ours else f"python -m {program.parent.name}.{program.stem}"
+    return " ".join([name, *sys.argv[1:]])
 
 
 def _commit() -> str:

@@ -5,6 +5,7 @@ Every file is checked against the manifest's sha256 before it is used, and nothi
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,11 +25,14 @@ from latentwire.errors import (
     BundleVersionError,
     UnknownVariantError,
 )
-from latentwire.model_file import parameters_from_bytes
+from latentwire.model_file import MAX_MODEL_BYTES, parameters_from_bytes
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_INPUT_SIDE = 8192  # pixels
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}")
 
 Part = Literal["all", "sensor", "server"]
 
@@ -153,7 +157,8 @@ class Bundle:
     def _read_parameters(self, variant: str, model: str) -> CodecParameters:
         spec = self.manifest.variant(variant)
         entry = spec.model(model).file
-        parameters = parameters_from_bytes((self.path / entry.path).read_bytes(), entry.path)
+        with (self.path / entry.path).open("rb") as file:
+            parameters = parameters_from_bytes(file.read(MAX_MODEL_BYTES + 1), entry.path)
         if parameters.anchors.shape[1] != spec.d:
             raise BundleCorruptError(
                 f"{entry.path}: its anchors have {parameters.anchors.shape[1]} entries, not {spec.d}"
@@ -235,7 +240,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, str]:
                 f"{path}: bundle format version {number!r}; this program reads {FORMAT_VERSION}: export it again"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleCorruptError(f"{path}: {error}") from None
     _check_manifest(path, manifest)
     return manifest, hashlib.sha256(content).hexdigest()
@@ -243,21 +248,27 @@ def _read_manifest(path: Path) -> tuple[Manifest, str]:
 
 def _check_manifest(path: Path, manifest: Manifest) -> None:
     spec = manifest.input
-    if min(spec.height, spec.width) < 1 or {"L": 1, "RGB": 3}.get(spec.channel_order) != spec.channels:
-        raise BundleCorruptError(f"{path}: the input must be an L or RGB image of at least one pixel")
+    sides = sorted((spec.height, spec.width))
+    if not 1 <= sides[0] <= sides[1] <= MAX_INPUT_SIDE or {"L": 1, "RGB": 3}.get(spec.channel_order) != spec.channels:
+        raise BundleCorruptError(f"{path}: the input must be an L or RGB image of 1 to {MAX_INPUT_SIDE} pixels a side")
     if len(manifest.classes) < 2 or manifest.default_variant not in manifest.variants:
         raise BundleCorruptError(f"{path}: it needs two classes or more and the default variant among its variants")
     for name, variant in manifest.variants.items():
         if variant.d < 1 or variant.default_model not in variant.models:
             raise BundleCorruptError(f"{path}: variant {name!r} needs d of at least 1 and its default model")
     for entry in manifest.files():
-        if Path(entry.path).name != entry.path or entry.path in ("", ".", "..", MANIFEST) or "\\" in entry.path:
+        if not _FILE_NAME.fullmatch(entry.path) or entry.path == MANIFEST:
             raise BundleCorruptError(f"{path}: {entry.path!r} is not a plain file name")
 
 
 def _verify(folder: Path, entry: FileEntry) -> None:
     path = folder / entry.path
     try:
+        size = path.stat().st_size
+        if size != entry.bytes:  # told before a huge file is read
+            raise BundleCorruptError(
+                f"{path} has {size} bytes, not the manifest's {entry.bytes}; fetch the bundle again"
+            )
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

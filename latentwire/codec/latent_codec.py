@@ -20,6 +20,7 @@ from latentwire.codec.quantizer import dequantize, quantize
 from latentwire.errors import ChecksumError, CorruptPayloadError, NonFiniteLatentError
 
 MAX_LEVEL = 1
+WORD_BYTES = 4  # more than any symbol takes: 24 bits, and what little the coder loses to rounding
 
 Ints = NDArray[np.int32]
 
@@ -108,6 +109,8 @@ class LatentCodec:
 
     def decode(self, payload: bytes, images: int, crc32: int) -> DecodedBatch:
         """Decode a message of ``images`` images, exactly, or raise CorruptPayloadError or ChecksumError."""
+        if len(payload) > self._most_bytes(images):
+            raise CorruptPayloadError(f"{len(payload)} bytes are more than {images} images can need at these tables")
         coder = Decoder(payload)
         anchor, level = self._pull_anchors(coder, images)
         if level.max(initial=0) > MAX_LEVEL:
@@ -119,6 +122,11 @@ class LatentCodec:
         latent = self.anchors[anchor]
         latent[refined] = dequantize(position, latent[refined], self.tables.step_size)
         return DecodedBatch(anchor, level, indices, latent)
+
+    def _most_bytes(self, images: int) -> int:
+        """What no payload of so many images is longer than: all symbols that may be in one, each of a word's bytes."""
+        each = 3 + 3 * self.anchors.shape[1]  # a flag, an anchor, a level; an escape and two halves an entry
+        return WORD_BYTES * (1 + images * each + 2)  # the mode, and what sealing may add
 
     def _checksum(self, anchor: Ints, level: Ints, indices: Ints) -> int:
         """CRC-32 over the tables' digest, then all symbols as little-endian int32."""

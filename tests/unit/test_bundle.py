@@ -72,7 +72,22 @@ def test_another_version_is_refused(folder: Path, version: object) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b", "..", "", "manifest.json", "a\\b"])
+def test_nesting_without_end_is_refused(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"format_version": ' + "[" * 100_000)
+    with pytest.raises(BundleCorruptError):
+        load_bundle(folder)
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_read(folder: Path) -> None:
+    with (folder / "encoder.onnx").open("ab") as file:
+        file.truncate(1 << 40)  # a hole: reading it would take an hour
+    with pytest.raises(BundleCorruptError, match="has 1099511627776 bytes, not"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "a/b", "..", "", "manifest.json", "a\\b", "a\0b", "a\u00e9", "x" * 300]
+)
 def test_files_outside_the_folder_are_refused(folder: Path, name: str) -> None:
     edit(folder, lambda m: m["variants"]["full"]["encoder"].update(path=name))
     with pytest.raises(BundleCorruptError, match="plain file name"):
@@ -87,6 +102,7 @@ def test_files_outside_the_folder_are_refused(folder: Path, name: str) -> None:
         lambda m: m.update(default_variant="other"),
         lambda m: m["input"].update(channels=2),
         lambda m: m["input"].update(height=0),
+        lambda m: m["input"].update(width=10**9),
         lambda m: m["variants"]["full"].update(d="8"),
         lambda m: m["variants"]["full"].update(default_model="none"),
     ],

@@ -103,6 +103,19 @@ def test_damage_is_refused_by_name_or_changes_nothing(images: int) -> None:
     assert codec.decode(coded.payload, images, coded.crc32).latent.shape == latent.shape
 
 
+@pytest.mark.parametrize(("anchors", "images"), [(1, 1), (10, 1), (10, 64)])
+def test_a_payload_longer_than_any_is_refused_before_it_is_decoded(anchors: int, images: int) -> None:
+    codec = codec_at(8.0, anchors)
+    rarest = 0 if codec.tables.anchor is None else int(codec.tables.anchor.frequencies.argmin())
+    anchor = np.full(images, rarest, np.int32)
+    latent = np.full((images, 8), -3e38, np.float32)  # all escaped: the costliest there is
+    costliest = codec.encode(latent, Choice(anchor, np.ones(images, np.int32)))
+    assert np.array_equal(codec.decode(costliest.payload, images, costliest.crc32).indices, costliest.indices)
+    for longer in (costliest.payload * 3, bytes(1 << 20)):
+        with pytest.raises(CorruptPayloadError, match=f"more than {images} images can need"):
+            codec.decode(longer, images, costliest.crc32)
+
+
 def test_a_reserved_level_is_refused() -> None:
     codec = codec_at(1.0, anchors=1)
     encoder = Encoder()

@@ -125,7 +125,7 @@ class LatentCodec:
 
     def _most_bytes(self, images: int) -> int:
         """What no payload of so many images is longer than: all symbols that may be in one, each of a word's bytes."""
-        each = 3 + 3 * self.anchors.shape[1]  # a flag, an anchor, a level; an escape and two halves an entry
+        each: int = 3 + 3 * self.anchors.shape[1]  # a flag, an anchor, a level; an escape and two halves an entry
         return WORD_BYTES * (1 + images * each + 2)  # the mode, and what sealing may add
 
     def _checksum(self, anchor: Ints, level: Ints, indices: Ints) -> int:

@@ -42,10 +42,11 @@ def with_header(name: str, old: bytes, new: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """A member of 256 MiB zeros that says it has 128 bytes."""
+    """A member of 272 MB of zeros that says it has 128 bytes."""
     name = "weights.npy"
-    content = packed(members() | {name: bytes(1 << 28)})
-    size = (1 << 28).to_bytes(4, "little")
+    much = (1 << 28) + 0x01020304
+    content = packed(members() | {name: bytes(much)})
+    size = much.to_bytes(4, "little")
     assert content.count(size) == 2  # before the member, and in the directory
     return content.replace(size, (128).to_bytes(4, "little"))
 

@@ -55,8 +55,11 @@ class CountingRelay:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # one more turn of the loop, in which aborted connections let go of their sockets
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -64,9 +67,13 @@ class CountingRelay:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(
-            _forward(reader, far_writer, self._up), _forward(far_reader, writer, self._down), return_exceptions=True
-        )
+        try:
+            await asyncio.gather(
+                _forward(reader, far_writer, self._up), _forward(far_reader, writer, self._down), return_exceptions=True
+            )
+        except asyncio.CancelledError:  # the relay ends: what is under way is not delivered
+            writer.transport.abort()
+            far_writer.transport.abort()
 
 
 class _Count:

@@ -5,6 +5,8 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+
 from edge_server.connection import Connection, Core
 from edge_server.pipeline import ServedPoint
 from edge_server.registry import Link, Registry, Sensor
@@ -43,7 +45,7 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
         self, request_iterator: AsyncIterator[stream_pb2.SensorMessage], context: "StreamContext"
     ) -> None:
         """One stream of one sensor, from its hello to its end."""
-        await or_refuse(context, self._serve(aiter(request_iterator), context))
+        await or_refuse(context, self._serve(_parsed(request_iterator), context))
 
     async def drain(self, reason: str, grace_s: float) -> None:
         """Tell every sensor to leave, wait ``grace_s``, then end the streams; all accepted is answered."""
@@ -145,3 +147,12 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
             raise MalformedMessageError(
                 f"a hello names at most {self._core.max_operating_points} operating points: announce the others later"
             )
+
+
+async def _parsed(incoming: AsyncIterator[stream_pb2.SensorMessage]) -> AsyncIterator[stream_pb2.SensorMessage]:
+    """The stream's messages; bytes that are none, over which gRPC's own parser stumbles, are refused by name."""
+    try:
+        async for proto in incoming:
+            yield proto
+    except DecodeError as error:
+        raise MalformedMessageError(f"the bytes are no message of a sensor: {error}") from None

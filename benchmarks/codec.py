@@ -7,10 +7,12 @@ A row's ``part`` tells them apart: ``knob`` (accuracy and bits at the frontier's
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.codec_speed import bulk_decoding, portable_coder, sensor_time
+from benchmarks.other_coders import load_rans, through_other_coders
 from latentwire.bundle import Bundle, load_bundle
 from latentwire.codec.latent_codec import EncodedBatch, LatentCodec
 from latentwire.codec.parameters import CodecParameters
@@ -32,12 +34,14 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class CodecBenchConfig:
     """``bundles`` are folders or names of shipped bundles; ``data`` the test set, by default the one that each
-    bundle was trained for; ``speed`` whether times are taken too."""
+    bundle was trained for; ``speed`` whether times are taken too; ``compressai`` where that package lies, if it
+    does."""
 
     bundles: tuple[str, ...]
     data: str | None = None
     data_root: Path | None = None
     speed: bool = True
+    compressai: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,13 @@ def load_subject(name: str, data: str | None = None, data_root: Path | None = No
 def run_codec_bench(config: CodecBenchConfig, progress: Progress = lambda _: None) -> list[Row]:
     """Measure every bundle; the rows of all parts."""
     rows: list[Row] = []
+    ans = None if config.compressai is None else load_rans(config.compressai)
     for name in config.bundles:
         progress(f"{name}: encoding the test set")
         subject = load_subject(name, config.data, config.data_root)
         rows += knob(subject, progress)
         rows += messages(subject, progress)
+        rows += other_coders(subject, ans, progress)
         if config.speed:
             progress(f"{name}: the codec's time on the sensor, and bulk decoding")
             spots = {model: _ends_and_default(subject, model) for model in subject.models}
@@ -126,6 +132,20 @@ def messages(subject: Subject, progress: Progress) -> list[Row]:
                 progress(f"{subject.dataset.name}: {model} at {scale:g}, {size} images a message")
                 bits = _message_bits(codec, subject.encoded, size)
                 rows.append(subject.row("message") | {"model": model, "rate_scale": scale} | bits)
+    return rows
+
+
+def other_coders(subject: Subject, ans: Any | None, progress: Progress) -> list[Row]:
+    """The same symbols through other coders, in messages of 64 images and of the whole test set."""
+    rows: list[Row] = []
+    for model in subject.models:
+        for scale in _ends_and_default(subject, model):
+            codec = subject.codec(model, scale)
+            for size in (IMAGES_PER_MESSAGE, len(subject.encoded.latent)):
+                progress(f"{subject.dataset.name}: {model} at {scale:g} through other coders")
+                coded = list(code_messages(codec, subject.encoded, size))
+                start = subject.row("other coder") | {"model": model, "rate_scale": scale, "images_per_message": size}
+                rows += [start | row for row in through_other_coders(codec, coded, ans)]
     return rows
 
 

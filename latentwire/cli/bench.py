@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,9 @@ def bench_codec(
     ] = None,
     data_root: DataRoot = None,
     speed: Annotated[bool, typer.Option(help="Take times too.")] = True,
+    compressai: Annotated[
+        Path | None, typer.Option(help="Folder that holds compressai (pip install --no-deps --target): its coder too.")
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Accuracy and bits over the whole range of the knob, bits in messages of every size, and the codec's speed."""
@@ -38,7 +42,7 @@ def bench_codec(
     from latentwire.bundle import shipped_bundles
     from latentwire.report import write_json
 
-    config = CodecBenchConfig(tuple(bundle or shipped_bundles()), data, data_root, speed)
+    config = CodecBenchConfig(tuple(bundle or shipped_bundles()), data, data_root, speed, compressai)
     with Console(stderr=True, highlight=False).status("measuring") as status:
         rows = run_codec_bench(config, status.update)
     console = Console(highlight=False)
@@ -115,9 +119,25 @@ def _portable(rows: Rows) -> Rows:
     ]
 
 
+def _other_coder(rows: Rows) -> Rows:
+    return [
+        {
+            "model": row["model"],
+            "rate scale": f"{row['rate_scale']:.3g}",
+            "images/message": row["images_per_message"],
+            "coder": row["coder"],
+            "ideal": f"{row['ideal_bits']:.2f}",
+            "payload": f"{row['payload_bits']:.2f}",
+            "ratio to ours": f"{row['ratio']:.3f}",
+        }
+        for row in rows
+    ]
+
+
 _TABLES: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "knob": ("bits an image over the range of the knob, 64 images a message", _knob),
     "message": ("bits an image in messages of every size", _message),
+    "other coder": ("bits an image of the same symbols through other coders", _other_coder),
     "sensor time": ("choosing and coding on the sensor", _speed),
     "bulk decoding": ("decoding 10,000 images as one message", _speed),
     "portable coder": ("the coder in plain Python, 64 images a message", _portable),

@@ -1,5 +1,6 @@
 """CE-T: both halves trained end to end on cross-entropy, the paper's baseline and the start of its method."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from latentwire.datasets import Dataset
 from latentwire.errors import CheckpointError, TrainingError
 from training.checkpoint import check_same_run, load_checkpoint
 from training.data import channel_statistics, flips_by_default, load_split, split_validation
-from training.loop import StepLoss, Trainer, Walk
+from training.loop import WHOLE, Learner, LossFunction, StepLoss, Trainer, Walk
 from training.models import Pair, PairConfig, make_pair
 from training.progress import Progress
 
@@ -94,26 +95,42 @@ def run_train_ce(config: CETrainingConfig, progress: Progress | None = None) -> 
     Raises DataError when the data cannot be read, CheckpointError when ``out`` holds another run or the checkpoint
     cannot be saved, TrainingError when the loss is no number, memory runs out, or Ctrl-C stopped it (after saving).
     """
-    path = config.out / CHECKPOINT
-    if path.exists() and not config.resume:
-        raise CheckpointError(f"{path} is there already: add --resume to go on, or give another --out")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    train, validation = training_data(config)
-    trainer = make_trainer(config, path, train, validation)
-    if path.exists():
-        checkpoint = load_checkpoint(path)
-        check_same_run(path, checkpoint, METHOD, trainer.config)
-        trainer.restore(checkpoint)
-    _make_folder(config.out)
-    log = config.out / LOG
-    shown = progress or Progress(f"ce {config.data}", config.epochs, trainer.steps_per_epoch, log)
 
     def loss_function(pair: Pair, images: Tensor, labels: Tensor) -> StepLoss:
         return cross_entropy(pair, images, labels, config.label_smoothing, config.head_weight)
 
-    trainer.run(loss_function, shown)
+    return train_from_scratch(METHOD, config, loss_function, progress)
+
+
+def train_from_scratch(
+    method: str, config: CETrainingConfig, loss_function: LossFunction, progress: Progress | None = None
+) -> Path:
+    """Train a new pair end to end on ``loss_function``, by ``config``'s recipe; as ``run_train_ce``."""
+    path = config.out / CHECKPOINT
+    refuse_to_overwrite(path, config.resume)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    train, validation = training_data(config)
+    trainer = make_trainer(config, path, train, validation, loss_function, method)
+    return walk_to_the_end(trainer, config.out / LOG, f"{method} {config.data}", progress)
+
+
+def walk_to_the_end(trainer: Trainer, log: Path, title: str, progress: Progress | None = None) -> Path:
+    """Walk a run from its checkpoint, if it has one, to its end; the checkpoint's path."""
+    path = trainer.path
+    if path.exists():
+        checkpoint = load_checkpoint(path)
+        check_same_run(path, checkpoint, trainer.method, trainer.config)
+        trainer.restore(checkpoint)
+    _make_folder(path.parent)
+    trainer.run(progress or Progress(title, trainer.walk.epochs, trainer.steps_per_epoch, log))
     return path
+
+
+def refuse_to_overwrite(path: Path, resume: bool) -> None:
+    """CheckpointError if a checkpoint is there already and was not asked to be gone on from."""
+    if path.exists() and not resume:
+        raise CheckpointError(f"{path} is there already: add --resume to go on, or give another --out")
 
 
 def cross_entropy(pair: Pair, images: Tensor, labels: Tensor, smoothing: float, head_weight: float) -> StepLoss:
@@ -122,10 +139,16 @@ def cross_entropy(pair: Pair, images: Tensor, labels: Tensor, smoothing: float, 
     ``images`` uint8 (B, H, W, C), ``labels`` int64 (B,).
     """
     logits, encoded = pair(images)
+    return answers_loss(logits, encoded.head_logits, labels, smoothing, head_weight)
+
+
+def answers_loss(
+    logits: Tensor, head_logits: Tensor | None, labels: Tensor, smoothing: float, head_weight: float
+) -> StepLoss:
+    """As ``cross_entropy``, of answers (B, K) given already."""
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-    if encoded.head_logits is not None and head_weight > 0:
-        head = F.cross_entropy(encoded.head_logits.float(), labels, label_smoothing=smoothing)
-        loss = loss + head_weight * head
+    if head_logits is not None and head_weight > 0:
+        loss = loss + head_weight * F.cross_entropy(head_logits.float(), labels, label_smoothing=smoothing)
     return StepLoss(loss, logits)
 
 
@@ -135,20 +158,25 @@ def training_data(config: CETrainingConfig) -> tuple[Dataset, Dataset]:
     return split_validation(whole, config.validation, config.seed)
 
 
-def make_trainer(config: CETrainingConfig, path: Path, train: Dataset, validation: Dataset) -> Trainer:
+def make_trainer(
+    config: CETrainingConfig,
+    path: Path,
+    train: Dataset,
+    validation: Dataset,
+    loss_function: LossFunction,
+    method: str = METHOD,
+) -> Trainer:
     """A run at its start."""
     if len(train) < 2:
         raise TrainingError("training needs at least two images: batch normalisation works on a batch")
     height, width, channels = train.images.shape[1:]
-    crop = config.crop if config.crop is not None else min(height, width) // 8
-    flip = config.flip if config.flip is not None else flips_by_default(config.data)
-    walk = Walk(config.epochs, config.batch, crop, flip, config.seed, config.precision)
+    walk = make_walk(asdict(config), (height, width), config.epochs, config.batch, config.seed, config.precision)
     torch.manual_seed(config.seed)
     pair = make_pair(replace(config.pair, image=(height, width, channels), classes=len(train.classes)))
     mean, std = channel_statistics(train.images)
     pair.encoder.mean.copy_(torch.from_numpy(mean / 255))
     pair.encoder.std.copy_(torch.from_numpy(std / 255))
-    pair.to(_device(config.device))
+    pair.to(find_device(config.device))
     optimizer = torch.optim.SGD(
         pair.parameters(), config.peak_rate, config.momentum, weight_decay=config.weight_decay, nesterov=True
     )
@@ -157,10 +185,26 @@ def make_trainer(config: CETrainingConfig, path: Path, train: Dataset, validatio
         optimizer, config.peak_rate, total_steps=max(steps, 2) + 1, pct_start=config.warmup, cycle_momentum=False
     )
     values = {**config.identity(), "pair": pair.config.to_dict()}
-    return Trainer(METHOD, values, path, walk, pair, optimizer, scheduler, train, validation)
+    learner = Learner(WHOLE, (pair,), loss_function, optimizer, scheduler)
+    return Trainer(method, values, path, walk, pair, [learner], train, validation)
 
 
-def _device(name: str) -> torch.device:
+def make_walk(
+    settings: Mapping[str, Any],
+    size: tuple[int, int],
+    epochs: int,
+    batch: int,
+    seed: int,
+    precision: Literal["bf16", "fp32"],
+) -> Walk:
+    """How to walk images of ``size`` (height, width), by the ``settings`` data, crop and flip of a CE-T run."""
+    crop = settings["crop"] if settings["crop"] is not None else min(size) // 8
+    flip = settings["flip"] if settings["flip"] is not None else flips_by_default(settings["data"])
+    return Walk(epochs, batch, crop, flip, seed, precision)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, "auto" for a GPU where there is one; TrainingError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -6,7 +6,7 @@ follows from seed and epoch, and all else that is random comes from states that 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +22,46 @@ from training.augment import random_crop_flip, reflect_pad
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.models import Pair
 from training.progress import Progress, StopSignal
+from training.views import SelfLabels, self_labelled
 
 CHECK_EVERY = 16  # steps between looks at the loss: each look waits for a GPU
 
 
 class StepLoss(NamedTuple):
-    """One batch's ``loss`` (a scalar to minimise), and the ``logits`` (B, K) that its accuracy is counted on."""
+    """One batch's ``loss`` (a scalar to minimise), and the ``logits`` (B, K) that its accuracy is counted on, None
+    where no answers were asked for.
+    """
 
     loss: Tensor
-    logits: Tensor
+    logits: Tensor | None
 
 
 LossFunction = Callable[[Pair, Tensor, Tensor], StepLoss]
+
+
+WHOLE = "train"  # the learner's name where all learns at once
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A part that takes a step of its own on every batch.
+
+    ``name`` names it in the log. Only ``modules`` learn: all others' parameters and batch statistics stay as they are
+    while it takes its step. ``self_labels`` makes its batches of views of few images, labelled by the image they are
+    of. ``epochs`` (first, end) is when it learns, None for always.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    loss: LossFunction
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    self_labels: SelfLabels | None = None
+    epochs: tuple[int, int] | None = None
+
+    def state_name(self, part: str) -> str:
+        """What its ``part`` (optimizer, scheduler) is called in a checkpoint."""
+        return part if self.name == WHOLE else f"{self.name} {part}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +79,11 @@ class Walk:
 
 
 class Trainer:
-    """A run under way: the pair, its optimizer and schedule, and how far it is.
+    """A run under way: the pair, who learns, and how far it is.
 
     ``method`` and ``config`` name the run in its checkpoint at ``path``; ``train`` and ``validation`` are the data
-    (``validation`` may be empty). The pair must be on its device already.
+    (``validation`` may be empty). ``side`` learns beside the pair and is kept apart from it. The modules must be on
+    their device already.
     """
 
     def __init__(
@@ -64,13 +93,13 @@ class Trainer:
         path: Path,
         walk: Walk,
         pair: Pair,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        learners: Sequence[Learner],
         train: Dataset,
         validation: Dataset,
+        side: nn.Module | None = None,
     ) -> None:
         self.method, self.config, self.path, self.walk = method, config, path, walk
-        self.pair, self.optimizer, self.scheduler = pair, optimizer, scheduler
+        self.pair, self.side, self.learners = pair, side, tuple(learners)
         self.classes = train.classes
         self.device = next(pair.parameters()).device
         self.size = (train.images.shape[1], train.images.shape[2])
@@ -81,10 +110,12 @@ class Trainer:
         self.steps_per_epoch = len(train) // self.batch
         self.generator = torch.Generator().manual_seed(walk.seed)
         self.epoch, self.step = 0, 0
-        self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)  # of the losses, and of right answers
+        # each learner's sum of the losses, and of right answers
+        self.sums = torch.zeros(len(self.learners), 2, device=self.device, dtype=torch.float64)
+        self.counted = [False] * len(self.learners)  # whose answers are counted
         self.history: list[dict[str, float]] = []
 
-    def run(self, loss_function: LossFunction, progress: Progress) -> None:
+    def run(self, progress: Progress) -> None:
         """Walk from where the run is to its end, saving after every epoch.
 
         Raises TrainingError when the loss is no number, memory runs out, or a signal asked to stop (after saving);
@@ -97,13 +128,14 @@ class Trainer:
                     if stop.requested:
                         self._save_and_stop()
                     with _memory_errors():
-                        self._take_step(loss_function, picks)
+                        self._take_steps(picks)
                     if self.step % CHECK_EVERY == 0:
                         self._check_loss()
-                        progress.step(self.epoch, self.step, float(self.sums[0]) / self.step)
+                        progress.step(self.epoch, self.step, float(self.sums[:, 0].sum()) / self.step)
                 with _memory_errors():
                     self._end_epoch(time.monotonic() - started, progress)
                 self.save()
+        learn_only(self._modules(), self._modules())
 
     def _batches(self) -> Iterator[Tensor]:
         """The rest of the epoch's batches: indices (B,), of an order that follows from seed and epoch."""
@@ -112,37 +144,61 @@ class Trainer:
         for step in range(self.step, self.steps_per_epoch):
             yield shuffled[step * self.batch : (step + 1) * self.batch]
 
-    def _take_step(self, loss_function: LossFunction, picks: Tensor) -> None:
-        self.pair.train()
-        images = random_crop_flip(self.padded, picks, self.size, self.walk.flip, self.generator)
-        labels = self.labels[picks.to(self.device)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.walk.precision == "bf16"):
-            loss, logits = loss_function(self.pair, images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.scheduler.step()
-        self.sums += torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()])
+    def _active(self) -> list[int]:
+        """The numbers of those who learn in this epoch."""
+        spans = [learner.epochs or (0, self.walk.epochs) for learner in self.learners]
+        return [number for number, (first, end) in enumerate(spans) if first <= self.epoch < end]
+
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return (self.pair,) if self.side is None else (self.pair, self.side)
+
+    def _take_steps(self, picks: Tensor) -> None:
+        for number in self._active():
+            learner = self.learners[number]
+            learn_only(self._modules(), learner.modules)
+            images, labels = self._images(learner.self_labels, picks)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.walk.precision == "bf16"):
+                loss, logits = learner.loss(self.pair, images, labels)
+            learner.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            learner.optimizer.step()
+            learner.scheduler.step()
+            self.sums[number, 0] += loss.detach()
+            self.counted[number] = logits is not None
+            if logits is not None:
+                self.sums[number, 1] += (logits.detach().argmax(1) == labels).sum()
         self.step += 1
 
+    def _images(self, self_labels: SelfLabels | None, picks: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images (B, H, W, C) and their labels (B,): crops of ``picks``, or views of the first few of them."""
+        if self_labels is None:
+            images = random_crop_flip(self.padded, picks, self.size, self.walk.flip, self.generator)
+            return images, self.labels[picks.to(self.device)]
+        few = self.padded[picks[: self_labels.images].to(self.device)]
+        (height, width), top, left = self.size, *((few.shape[i + 1] - self.size[i]) // 2 for i in (0, 1))
+        whole = few[:, top : top + height, left : left + width]
+        return self_labelled(whole, self_labels.views, self_labels.config, self.generator)
+
     def _check_loss(self) -> None:
-        if not torch.isfinite(self.sums[0]):
+        if not torch.isfinite(self.sums).all():
             raise TrainingError(
                 f"the loss became NaN or infinite in epoch {self.epoch + 1}: lower the learning rate "
-                f"(--peak-rate), or train in fp32; the last checkpoint is from before"
+                f"(--peak-rate, --rate), or train in fp32; the last checkpoint is from before"
             )
 
     def _end_epoch(self, seconds: float, progress: Progress) -> None:
         self._check_loss()
-        loss, right = self.sums.tolist()
+        active = self._active()
         row = {
             "epoch": float(self.epoch + 1),
-            "learning_rate": float(self.scheduler.get_last_lr()[0]),
-            "train_loss": loss / self.steps_per_epoch,
-            "train_accuracy": right / (self.steps_per_epoch * self.batch),
-            **accuracy(self.pair, self.validation, "validation"),
-            "seconds": round(seconds, 3),
+            "learning_rate": float(self.learners[active[-1]].scheduler.get_last_lr()[0]),
         }
+        for number in active:
+            name, (loss, right) = self.learners[number].name, self.sums[number].tolist()
+            row[f"{name}_loss"] = loss / self.steps_per_epoch
+            if self.counted[number]:
+                row[f"{name}_accuracy"] = right / (self.steps_per_epoch * self.batch)
+        row |= {**accuracy(self.pair, self.validation, "validation"), "seconds": round(seconds, 3)}
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
         self.sums.zero_()
@@ -160,12 +216,15 @@ class Trainer:
         """Write the checkpoint; CheckpointError if it cannot be written."""
         state: dict[str, Any] = {
             "pair": self.pair.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "generator": self.generator.get_state(),
             "torch": torch.get_rng_state(),
             "sums": self.sums.cpu(),
         }
+        for learner in self.learners:
+            state[learner.state_name("optimizer")] = learner.optimizer.state_dict()
+            state[learner.state_name("scheduler")] = learner.scheduler.state_dict()
+        if self.side is not None:
+            state["side"] = self.side.state_dict()
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
         pair = self.pair.config.to_dict()
@@ -178,14 +237,25 @@ class Trainer:
         """Go on from a checkpoint of this very run (``check_same_run`` first)."""
         state = checkpoint.state
         self.pair.load_state_dict(state["pair"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        if self.side is not None:
+            self.side.load_state_dict(state["side"])
+        for learner in self.learners:
+            learner.optimizer.load_state_dict(state[learner.state_name("optimizer")])
+            learner.scheduler.load_state_dict(state[learner.state_name("scheduler")])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
         if self.device.type == "cuda" and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self.device)
-        self.sums = state["sums"].to(self.device)
+        self.sums = state["sums"].to(self.device).reshape(len(self.learners), 2)
         self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
+
+
+def learn_only(modules: Iterable[nn.Module], learning: Iterable[nn.Module]) -> None:
+    """Freeze ``modules``, parameters and batch statistics, but for those (or those parts of them) that learn."""
+    for module in modules:
+        module.eval().requires_grad_(False)
+    for module in learning:
+        module.train().requires_grad_(True)
 
 
 def accuracy(pair: Pair, dataset: Dataset, name: str, batch: int = 512) -> dict[str, float]:
@@ -208,11 +278,6 @@ def accuracy(pair: Pair, dataset: Dataset, name: str, batch: int = 512) -> dict[
     return {key: count / len(dataset) for key, count in right.items()}
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch's global state, from which weights are drawn."""
-    torch.manual_seed(seed)
-
-
 @contextmanager
 def _memory_errors() -> Iterator[None]:
     """Say in a line what to do when memory runs out."""
@@ -223,8 +288,3 @@ def _memory_errors() -> Iterator[None]:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
             raise TrainingError("out of memory: give a smaller --batch, a smaller --width, or --device cpu") from error
         raise
-
-
-def frozen(module: nn.Module) -> bool:
-    """Whether no parameter of the module learns."""
-    return not any(parameter.requires_grad for parameter in module.parameters())

@@ -65,7 +65,8 @@ def write_log(path: Path, history: Sequence[dict[str, float]]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(history[0]))
+            names = dict.fromkeys(name for row in history for name in row)  # phases differ in what they measure
+            writer = csv.DictWriter(file, fieldnames=list(names))
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history)
         os.replace(temporary, path)

@@ -43,6 +43,20 @@ class ViewConfig:
             raise ValueError(f"hue must be 0 to 0.5, not {self.hue}")
 
 
+@dataclass(frozen=True, slots=True)
+class SelfLabels:
+    """A batch of Eq. (2): ``views`` views of each of ``images`` images (a batch has fewer if the data has)."""
+
+    images: int = 20
+    views: int = 50
+    config: ViewConfig = ViewConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse batches without groups."""
+        if self.images < 2 or self.views < 2:
+            raise ValueError(f"self-labels need at least 2 images of 2 views, not {self.images} of {self.views}")
+
+
 def self_labelled(images: Tensor, views: int, config: ViewConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """``views`` views of each of ``images`` (n, H, W, C) uint8: (n x views, H, W, C) uint8 and the images' numbers
     (n x views,) int64, by which Eq. (2) groups them.

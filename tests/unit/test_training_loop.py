@@ -54,6 +54,10 @@ class Stops(Progress):
             os.kill(os.getpid(), self._number)
 
 
+def plain(pair: Pair, images: Tensor, labels: Tensor) -> StepLoss:
+    return cross_entropy(pair, images, labels, 0.0, 0.3)
+
+
 def weights(path: Path) -> dict[str, Tensor]:
     state = load_checkpoint(path).state
     moments = {f"momentum {key}": value["momentum_buffer"] for key, value in state["optimizer"]["state"].items()}
@@ -119,7 +123,7 @@ def test_validation_images_are_not_trained_on(tmp_path: Path) -> None:
 def test_the_encoder_normalises_by_the_training_images(tmp_path: Path) -> None:
     config = settings(tmp_path)
     train, validation = training_data(config)
-    encoder = make_trainer(config, tmp_path / "c.pt", train, validation).pair.encoder
+    encoder = make_trainer(config, tmp_path / "c.pt", train, validation, plain).pair.encoder
     seen: list[Tensor] = []
     encoder.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     encoder.eval()(torch.from_numpy(train.images))
@@ -163,28 +167,28 @@ def test_a_checkpoint_of_another_step_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     config = settings(tmp_path)
     train, validation = training_data(config)
-    trainer = make_trainer(config, tmp_path / "checkpoint.pt", train, validation)
 
     def nan(pair: Pair, images: Tensor, labels: Tensor) -> StepLoss:
         loss, logits = cross_entropy(pair, images, labels, 0.0, 0.0)
         return StepLoss(loss * float("nan"), logits)
 
     shown = Progress("test", 2, 42, tmp_path / "log.csv", Console(file=io.StringIO()))
+    trainer = make_trainer(config, tmp_path / "checkpoint.pt", train, validation, nan)
     with pytest.raises(TrainingError, match=r"NaN or infinite in epoch 1: lower the learning rate"):
-        trainer.run(nan, shown)
+        trainer.run(shown)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_running_out_of_memory_is_said_in_a_line(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    trainer = make_trainer(config, tmp_path / "checkpoint.pt", *training_data(config))
 
     def greedy(pair: Pair, images: Tensor, labels: Tensor) -> StepLoss:
         return StepLoss(torch.empty(1 << 60).sum(), images)
 
     shown = Progress("test", 2, 42, tmp_path / "log.csv", Console(file=io.StringIO()))
+    trainer = make_trainer(config, tmp_path / "checkpoint.pt", *training_data(config), greedy)
     with pytest.raises(TrainingError, match="out of memory: give a smaller --batch"):
-        trainer.run(greedy, shown)
+        trainer.run(shown)
 
 
 @contextmanager
@@ -339,11 +343,8 @@ def test_a_pair_is_trained_on_odd_images_and_few_classes(tmp_path: Path) -> None
     images = (noise + 150 * labels[:, None, None, None]).astype(np.uint8)
     data = Dataset("made", images, labels, ("dark", "light"))
     config = settings(tmp_path, epochs=10, batch=16)
-    trainer = make_trainer(config, tmp_path / "checkpoint.pt", data, data)
-    trainer.run(
-        lambda pair, x, y: cross_entropy(pair, x, y, 0.0, 0.3),
-        Progress("test", 10, 2, tmp_path / "log.csv", Console(file=io.StringIO())),
-    )
+    trainer = make_trainer(config, tmp_path / "checkpoint.pt", data, data, plain)
+    trainer.run(Progress("test", 10, 2, tmp_path / "log.csv", Console(file=io.StringIO())))
     assert trainer.pair.config.image == (21, 13, 3)
     assert trainer.pair.config.classes == 2
     assert load_checkpoint(tmp_path / "checkpoint.pt").classes == ("dark", "light")

@@ -51,7 +51,7 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
         "train_images": len(splits.train),
         "validation_images": len(splits.validation),
         "test_images": len(splits.test),
-        "epochs": checkpoint.epoch,
+        "epochs": checkpoint.epoch + trained.get("epochs_before", 0),
         "seed": trained["seed"],
         "step_rule": config.step_rule,
         "clusters": config.clusters,
@@ -80,6 +80,6 @@ def splits_of(trained: dict[str, Any], root: Path | None) -> Splits:
     """The very splits a run was trained on. Without a validation share, the knob is measured on training images."""
     size = tuple(trained["size"]) if trained["size"] else None
     whole = load_split(trained["data"], root, "train", size)
-    train, validation = split_validation(whole, trained["validation"], trained["seed"])
+    train, validation = split_validation(whole, trained["validation"], trained.get("split_seed", trained["seed"]))
     test: Dataset = load_split(trained["data"], root, "test", size)
     return Splits(train, validation if len(validation) else train, test)

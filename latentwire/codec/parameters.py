@@ -13,6 +13,7 @@ SHAPE_LIMIT = 8.0  # a shape covers normalised residuals of -8..8; what is outsi
 SHAPE_TOTAL_BITS = 32
 MAX_CELLS = 8192  # of a shape
 MAX_RATIOS_PER_OCTAVE = 64
+MAX_COUNT = 1 << 38  # of all anchors: times TOTAL it is still an int64
 # No number of a model is larger, and none that must be positive is smaller than its inverse: so nothing overflows on
 # the way to a table, and no index is so far out that a float32 latent could not hold it.
 MAX_MAGNITUDE = 2.0**40
@@ -76,7 +77,7 @@ class CodecParameters:
         for name in ("weights", "spread", "choice_spread", "anchor_counts"):
             if getattr(self, name).min() < 1 / MAX_MAGNITUDE:
                 raise BundleCorruptError(f"entropy model: {name} must be positive")
-        if self.anchor_counts.max() > TOTAL or len(self.anchors) > TOTAL >> 8:
+        if self.anchor_counts.max() > TOTAL or self.anchor_counts.sum() > MAX_COUNT or len(self.anchors) > TOTAL >> 8:
             raise BundleCorruptError("entropy model: too many anchors, or counts too large")
         if not 0 <= self.ratios_per_octave <= MAX_RATIOS_PER_OCTAVE:
             raise BundleCorruptError(f"entropy model: ratios_per_octave must be 0 to {MAX_RATIOS_PER_OCTAVE}")

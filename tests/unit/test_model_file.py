@@ -110,8 +110,11 @@ NO_TABLES: dict[str, tuple[CodecParameters, str]] = {
     "a shape that wraps": (replace(GOOD, shapes=wrapped_shape()), "shape must rise"),
     "no shapes": (replace(GOOD, shapes=GOOD.shapes[:0]), "1 to 8192 cells"),
     "shapes of no cells": (replace(GOOD, shapes=GOOD.shapes[:, :1]), "1 to 8192 cells"),
+    "counts that overflow": (
+        replace(make_parameters(65536, 1), anchor_counts=np.full(65536, 1 << 24)), "counts too large",
+    ),
     "a fine grid": (replace(GOOD, ratios_per_octave=65), "ratios_per_octave"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("parameters", "says"), NO_TABLES.values(), ids=NO_TABLES)

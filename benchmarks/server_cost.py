@@ -3,7 +3,7 @@
     python -m benchmarks.server_cost [--bundle digits --bundle cifar10] [--data-root DIR] [--json FILE]
 
 The server's own pipeline, in this process and without the wire, as a worker thread runs it: micro-batches of 256 images
-in messages of 64, the decoder in ONNX Runtime with one thread.
+in messages of 64, the decoder in ONNX Runtime with one thread; seconds are one core's.
 """
 
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Speeds as ratios taken in one run: the tasks take turns, so that what else the machine does meets them all alike."""
+"""Speeds as ratios taken in one run.
+
+The tasks take turns, and what is taken is this process's time on the processor, all threads together: a clock on the
+wall would also measure whoever shares the machine.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -24,11 +28,11 @@ class Spread:
 
 
 def take_turns(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, NDArray[np.float64]]:
-    """Seconds that each task took in each round, (rounds,); one round before them warms up and is not counted."""
+    """Processor seconds that each task took in each round, (rounds,); one round before them warms up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds + 1):
         for name, task in tasks.items():
-            start = time.perf_counter()
+            start = time.process_time()
             task()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return {name: np.array(taken[1:]) for name, taken in seconds.items()}

@@ -28,7 +28,7 @@ class Spread:
 
 
 def take_turns(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, NDArray[np.float64]]:
-    """Processor seconds that each task took in each round, (rounds,); one round before them warms up and is not counted."""
+    """Processor seconds of each task in each round, (rounds,); one round before them warms up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds + 1):
         for name, task in tasks.items():

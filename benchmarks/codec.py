@@ -18,6 +18,7 @@ from latentwire.codec.latent_codec import EncodedBatch, LatentCodec
 from latentwire.codec.parameters import CodecParameters
 from latentwire.datasets import Dataset, load_test
 from latentwire.errors import DataError
+from latentwire.local_run import stream, summarise
 from latentwire.messages import LatentBatch
 from latentwire.operating_point import OperatingPoint
 from latentwire.report import Value
@@ -26,6 +27,7 @@ from training.evaluation import DecodeLatents, Encoded, decoder, encode_dataset,
 
 MESSAGE_SIZES = (1, 4, 16, 64, 256)
 IMAGES_PER_MESSAGE = 64
+WIRE_IMAGES = 2048
 
 Row = dict[str, Value]
 Progress = Callable[[str], None]
@@ -34,13 +36,14 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class CodecBenchConfig:
     """``bundles`` are folders or names of shipped bundles; ``data`` the test set, by default the one that each
-    bundle was trained for; ``speed`` whether times are taken too; ``compressai`` where that package lies, if it
-    does."""
+    bundle was trained for; ``speed`` whether times are taken too; ``wire`` whether messages are also sent from a
+    sensor's process to a server's; ``compressai`` where that package lies, if it does."""
 
     bundles: tuple[str, ...]
     data: str | None = None
     data_root: Path | None = None
     speed: bool = True
+    wire: bool = False
     compressai: Path | None = None
 
 
@@ -96,6 +99,8 @@ def run_codec_bench(config: CodecBenchConfig, progress: Progress = lambda _: Non
         subject = load_subject(name, config.data, config.data_root)
         rows += knob(subject, progress)
         rows += messages(subject, progress)
+        if config.wire:
+            rows += wire(subject, name, config.data_root, progress)
         rows += other_coders(subject, ans, progress)
         if config.speed:
             progress(f"{name}: the codec's time on the sensor, and bulk decoding")
@@ -132,6 +137,20 @@ def messages(subject: Subject, progress: Progress) -> list[Row]:
                 progress(f"{subject.dataset.name}: {model} at {scale:g}, {size} images a message")
                 bits = _message_bits(codec, subject.encoded, size)
                 rows.append(subject.row("message") | {"model": model, "rate_scale": scale} | bits)
+    return rows
+
+
+def wire(subject: Subject, bundle: str, data_root: Path | None, progress: Progress) -> list[Row]:
+    """Every byte that a sensor's process writes to its socket, at each model's default, in messages of each size."""
+    rows: list[Row] = []
+    for model in subject.models:
+        for size in MESSAGE_SIZES:
+            progress(f"{subject.dataset.name}: {model} over the wire, {size} images a message")
+            options = ["--model", model] + (["--data-root", str(data_root)] if data_root else [])
+            with stream(bundle, subject.dataset.name, WIRE_IMAGES, size, options) as running:
+                results = running.finish()
+                (row,) = summarise(results, running.relay)
+            rows.append(subject.row("wire") | row)
     return rows
 
 

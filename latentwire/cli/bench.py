@@ -31,6 +31,7 @@ def bench_codec(
     ] = None,
     data_root: DataRoot = None,
     speed: Annotated[bool, typer.Option(help="Take times too.")] = True,
+    wire: Annotated[bool, typer.Option(help="Send messages of every size between processes too.")] = False,
     compressai: Annotated[
         Path | None, typer.Option(help="Folder that holds compressai (pip install --no-deps --target): its coder too.")
     ] = None,
@@ -42,7 +43,7 @@ def bench_codec(
     from latentwire.bundle import shipped_bundles
     from latentwire.report import write_json
 
-    config = CodecBenchConfig(tuple(bundle or shipped_bundles()), data, data_root, speed, compressai)
+    config = CodecBenchConfig(tuple(bundle or shipped_bundles()), data, data_root, speed, wire, compressai)
     with Console(stderr=True, highlight=False).status("measuring") as status:
         rows = run_codec_bench(config, status.update)
     console = Console(highlight=False)
@@ -87,6 +88,15 @@ def _message(rows: Rows) -> Rows:
             "gRPC": f"{row['grpc_bits']:.2f}",
             "payload - ideal, a message": f"{row['overhead_bits_per_message']:.2f}",
         }
+        for row in rows
+    ]
+
+
+def _wire(rows: Rows) -> Rows:
+    names = ("ideal", "payload", "grpc", "wire")
+    return [
+        {"model": row["model"], "rate scale": f"{row['rate_scale']:.3g}", "images/message": row["images_per_message"]}
+        | {name: f"{row[f'{name}_bits']:.2f}" for name in names}
         for row in rows
     ]
 
@@ -137,6 +147,7 @@ def _other_coder(rows: Rows) -> Rows:
 _TABLES: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "knob": ("bits an image over the range of the knob, 64 images a message", _knob),
     "message": ("bits an image in messages of every size", _message),
+    "wire": ("bits an image between a sensor's and a server's process", _wire),
     "other coder": ("bits an image of the same symbols through other coders", _other_coder),
     "sensor time": ("choosing and coding on the sensor", _speed),
     "bulk decoding": ("decoding 10,000 images as one message", _speed),

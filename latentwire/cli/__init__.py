@@ -19,6 +19,7 @@ from latentwire import __version__
 from latentwire.cli import bench as bench_commands
 from latentwire.cli import bundle as bundle_commands
 from latentwire.cli import ctl as ctl_commands
+from latentwire.cli import method as method_commands
 from latentwire.cli import training as training_commands
 from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
 from latentwire.codec import coder as range_coder
@@ -34,6 +35,8 @@ app.command()(training_commands.export)
 app.command()(training_commands.evaluate)
 app.command()(training_commands.measure)
 app.command()(training_commands.report)
+app.command()(method_commands.truncate)
+app.command()(method_commands.screen)
 
 
 def main() -> None:

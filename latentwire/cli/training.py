@@ -6,35 +6,39 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from latentwire.cli import method, recipe
 from latentwire.cli.bundle import measured_table
 from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
 
 app = typer.Typer(no_args_is_help=True, help="Train encoder/decoder pairs.")
+app.command("rate")(method.train_rate)
+app.command("duphil")(method.train_duphil)
+app.command("ldr")(method.train_ldr)
 
 
 @app.command("ce")
 def train_ce(
-    data: Annotated[str, typer.Option(help="digits, cifar10, cifar100, or folder:PATH of class folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the log.")],
+    data: recipe.Data,
+    out: recipe.Out,
     data_root: DataRoot = None,
-    backbone: Annotated[str, typer.Option(help="resnet18 or resnet34.")] = "resnet18",
-    width: Annotated[int, typer.Option(min=1, help="Channels of the first stage; 64 is full width.")] = 64,
-    cut: Annotated[int, typer.Option(min=1, max=4, help="Stages on the sensor.")] = 2,
-    grid: Annotated[int, typer.Option(min=1, help="Side of the pooled map before the bottleneck.")] = 4,
-    hidden: Annotated[int, typer.Option(min=1, help="The bottleneck's inner width.")] = 512,
-    d: Annotated[int, typer.Option(min=1, help="Entries of the latent.")] = 16,
-    head: Annotated[bool, typer.Option(help="A classifier on the latent, which names the anchor.")] = True,
-    decoder: Annotated[str, typer.Option(help="How it grows back: linear or transposed.")] = "linear",
-    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width for a folder's images.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 24,
-    batch: Annotated[int, typer.Option(min=2)] = 256,
-    peak_rate: Annotated[float, typer.Option(help="Top of the one-cycle learning rate.")] = 0.4,
-    validation: Annotated[float, typer.Option(help="Share of the training set to measure on.")] = 0.05,
+    backbone: recipe.Backbone = "resnet18",
+    width: recipe.Width = 64,
+    cut: recipe.Cut = 2,
+    grid: recipe.Grid = 4,
+    hidden: recipe.Hidden = 512,
+    d: recipe.Entries = 16,
+    head: recipe.Head = True,
+    decoder: recipe.DecoderKind = "linear",
+    size: recipe.Size = None,
+    epochs: recipe.Epochs = 24,
+    batch: recipe.Batch = 256,
+    peak_rate: recipe.PeakRate = 0.4,
+    validation: recipe.Validation = 0.05,
     seed: int = 0,
-    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="torch's threads on the CPU.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    precision: recipe.Precision = "bf16",
+    device: recipe.Device = "auto",
+    threads: recipe.Threads = None,
+    resume: recipe.Resume = False,
 ) -> None:
     """Train a pair end to end on cross-entropy: the paper's baseline, and the start of its method."""
     from training.ce import CETrainingConfig, run_train_ce

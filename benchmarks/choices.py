@@ -39,7 +39,7 @@ from training.fit_anchored import DOUBTED_SHARE, fit_anchored, path
 from training.steps import STEP_RULES, StepRule, step_weights
 
 STEP_SCALES = np.geomspace(0.35, 5.6, 9)
-DIVERGENCES = (0.3, 0.1, 0.03, 0.01)
+DIVERGENCES = (0.1, 0.03, 0.01)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)
 
 Latents = NDArray[np.float32]

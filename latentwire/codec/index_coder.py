@@ -40,14 +40,15 @@ class IndexCoder:
         if not len(anchor):
             return np.zeros(0)
         # int64: an index at the far end of int32, less its base, must not wrap
-        symbol = np.subtract(indices, self._base[anchor], dtype=np.int64)
-        escape = self._escape[anchor]
+        rows = self._rows(anchor)
+        symbol = np.subtract(indices, self._base[rows], dtype=np.int64)
+        escape = self._escape[rows]
         escaped = symbol.view(np.uint64) >= escape  # a negative number is a huge one without its sign
         some_escaped = bool(escaped.any())
         if some_escaped:
-            symbol[escaped] = escape[escaped]
-        bits = self._bits[self._start[anchor] + symbol]
-        order, groups = grouped(self._table_of[anchor].ravel())
+            symbol = np.where(escaped, escape.view(np.int64), symbol)
+        bits = self._bits[self._start[rows] + symbol]
+        order, groups = grouped(np.broadcast_to(self._table_of[rows], symbol.shape).ravel())
         in_order = symbol.astype(np.int32).ravel()[order]
         for table, start, end in groups:
             coder.push(in_order[start:end], self._index[table])
@@ -61,25 +62,30 @@ class IndexCoder:
 
     def pull(self, coder: Decoder, anchor: Ints) -> tuple[Ints, Reals]:
         """Indices (R, d), and where in its bin each is reconstructed, in steps, of images at ``anchor`` (R,)."""
-        start_of = self._start[anchor]
+        shape = (len(anchor), self._base.shape[1])
         if not len(anchor):
-            return np.zeros(start_of.shape, np.int32), np.zeros(start_of.shape)
-        order, groups = grouped(self._table_of[anchor].ravel())
+            return np.zeros(shape, np.int32), np.zeros(shape)
+        rows = self._rows(anchor)
+        order, groups = grouped(np.broadcast_to(self._table_of[rows], shape).ravel())
         in_order = np.empty(len(order), np.int32)
         for table, start, end in groups:
             in_order[start:end] = coder.pull(end - start, self._index[table])
         symbol = np.empty_like(in_order)
         symbol[order] = in_order
-        symbol = symbol.reshape(start_of.shape)
-        indices = symbol + self._base[anchor]
-        position = self._means[start_of + symbol]
+        symbol = symbol.reshape(shape)
+        indices = symbol + self._base[rows]
+        position = self._means[self._start[rows] + symbol]
         escaped = np.isnan(position)
-        position += self._shift[anchor]
+        position += self._shift[rows]
         if escaped.any():
             halves = coder.pull(2 * int(escaped.sum()), _HALF_TABLE).reshape(-1, 2).astype(np.uint32)
             indices[escaped] = (halves[:, 0] << _HALF | halves[:, 1]).view(np.int32)
             position[escaped] = indices[escaped]
         return indices, position
+
+    def _rows(self, anchor: Ints) -> Ints | slice:
+        """What picks each image's row of a layout; where there is one anchor, its only row goes for all."""
+        return anchor if len(self._base) > 1 else slice(None)
 
 
 def grouped(key: NDArray[np.integer]) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:

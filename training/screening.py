@@ -1,9 +1,12 @@
 """``latentwire screen``: short CE-T trainings that differ in the latent's width alone, to choose one (paper.md)."""
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
-from training.ce import CETrainingConfig, run_train_ce, training_data
+from latentwire.errors import TrainingError
+from training.ce import CETrainingConfig, find_device, run_train_ce, training_data
 from training.checkpoint import load_checkpoint
 from training.models import encoder_cost
 from training.onnx_export import load_pair
@@ -57,9 +60,41 @@ class Trials(NamedTuple):
 
 
 def run_screening(config: ScreeningConfig) -> Trials:
-    """Train every width, one after another; errors as ``run_train_ce``."""
+    """Train every width: as trials of Ray Tune where Ray is installed, so that a cluster takes them, else one after
+    another. Errors as ``run_train_ce``; TrainingError names the trials that failed on Ray.
+    """
     images = len(training_data(config.base)[1])
+    if ray_is_here():
+        return Trials(tuple(_on_ray(config, images)))
     return Trials(tuple(run_trial(config, d, images) for d in config.widths))
+
+
+def ray_is_here() -> bool:
+    """Whether Ray Tune is installed."""
+    return find_spec("ray") is not None and find_spec("ray.tune") is not None
+
+
+def _on_ray(config: ScreeningConfig, validation_images: int) -> list[Trial]:
+    tune: Any = import_module("ray.tune")  # not among our requirements, so unknown to the type checker
+    base = config.base
+    # a trial runs elsewhere: paths must not depend on the folder, and lie on storage that all machines share
+    absolute = replace(base, out=base.out.resolve(), root=None if base.root is None else base.root.resolve())
+    shared = ScreeningConfig(absolute, config.widths)
+
+    def trial(values: dict[str, int]) -> dict[str, str | int | float | None]:
+        return asdict(run_trial(shared, values["d"], validation_images))
+
+    needs = {"cpu": base.threads or 1, "gpu": 1 if find_device(base.device).type == "cuda" else 0}
+    tuner = tune.Tuner(
+        tune.with_resources(trial, needs),
+        param_space={"d": tune.grid_search(list(config.widths))},
+        run_config=tune.RunConfig(name="ray", storage_path=str(absolute.out)),
+    )
+    results = tuner.fit()
+    if results.errors:
+        raise TrainingError(f"{len(results.errors)} trials failed on Ray, the first with: {results.errors[0]}")
+    found = [{field.name: row.metrics[field.name] for field in fields(Trial)} for row in results]
+    return sorted((Trial(**values) for values in found), key=lambda row: config.widths.index(row.d))
 
 
 def run_trial(config: ScreeningConfig, d: int, validation_images: int) -> Trial:

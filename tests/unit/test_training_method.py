@@ -14,6 +14,7 @@ from latentwire.bundle import load_bundle
 from latentwire.cli import app
 from latentwire.datasets import load_test
 from latentwire.errors import BundleError, CheckpointError, TrainingError
+from training import screening
 from training.ce import CETrainingConfig, run_train_ce
 from training.checkpoint import load_checkpoint
 from training.evaluation import evaluate_bundle
@@ -124,7 +125,8 @@ def test_truncation_refuses_wrong_settings_and_old_runs(smoke: Path, tmp_path: P
         run_truncate(TruncationConfig(smoke / "checkpoint.pt", smoke, 4))
 
 
-def test_screening_chooses_on_validation_images_and_goes_on(tmp_path: Path) -> None:
+def test_screening_chooses_on_validation_images_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "ray_is_here", lambda: False)
     base = CETrainingConfig(
         "digits", tmp_path / "s", pair=TINY, epochs=2, batch=64, peak_rate=0.1, threads=1, validation=0.2
     )
@@ -140,6 +142,17 @@ def test_screening_chooses_on_validation_images_and_goes_on(tmp_path: Path) -> N
             ScreeningConfig(base, wrong)
     with pytest.raises(ValueError, match="validation must be above 0"):
         ScreeningConfig(replace(base, validation=0.0), (4,))
+
+
+@pytest.mark.skipif(not screening.ray_is_here(), reason="Ray Tune is not installed")
+def test_trials_on_ray_are_those_made_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = CETrainingConfig(
+        "digits", tmp_path / "ray", pair=TINY, epochs=1, batch=64, peak_rate=0.1, threads=1, validation=0.2
+    )
+    on_ray = run_screening(ScreeningConfig(base, (5, 2)))
+    monkeypatch.setattr(screening, "ray_is_here", lambda: False)
+    here = run_screening(ScreeningConfig(replace(base, out=tmp_path / "here"), (5, 2)))
+    assert [replace(row, seconds=0) for row in on_ray.rows] == [replace(row, seconds=0) for row in here.rows]
 
 
 def test_of_equals_the_narrowest_is_best() -> None:

@@ -23,6 +23,16 @@ LOOKS = {
     "histogram": ("#e0a030", "D", "the same indices, a histogram an entry"),
     "anchored": ("#1f5fa8", "o", "anchored (the default)"),
 }
+PICTURES = {
+    "raw": "black",
+    "JPEG": "#8c6d31",
+    "JPEG, its coded data alone": "#d6b656",
+    "WebP": "#3a7d34",
+    "AVIF": "#7b5aa6",
+    "JPEG XL": "#2a9d9d",
+    "Latentwire, anchored": "#1f5fa8",
+    "the paper's code, in real bytes": "#c0504d",
+}
 BITS = (3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 POINTS_BELOW = ((0.0025, 8.0), (0.005, 6.0))  # of full-rate accuracy, at so many ideal bits: CIFAR-10's targets
 PAPER_POINTS = 0.005
@@ -103,10 +113,10 @@ def pictures_picture(rows: Rows, path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(9, 5.6))
     for name in dict.fromkeys(row["format"] for row in rows):
         curve = sorted((row for row in rows if row["format"] == name), key=lambda row: float(row["bytes"]))
-        ours = name.startswith("Latentwire")
-        width, marker = (2.4, "o") if ours else (1.4, "s")
+        width, marker = (2.4, "o") if name.startswith("Latentwire") else (1.4, "s")
         sizes, accuracy = [row["bytes"] for row in curve], [row["accuracy"] for row in curve]
-        axis.plot(sizes, accuracy, markersize=4, label=name, linewidth=width, marker=marker)
+        colour = PICTURES[name]
+        axis.plot(sizes, accuracy, markersize=4, label=name, linewidth=width, marker=marker, color=colour)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -114,7 +124,7 @@ def pictures_picture(rows: Rows, path: Path) -> None:
     axis.set_ylabel("accuracy")
     axis.set_title(f"What a user would send instead: {rows[0]['images']:,} CIFAR-10 test images")
     axis.grid(alpha=0.25, which="both")
-    axis.legend(fontsize=9, loc="lower right")
+    axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.3, 0.06))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -34,8 +34,11 @@ e2e: .venv-dev/.done ## the containers, brought up by a real engine
 	@docker info >/dev/null 2>&1 || { echo "no container engine answers 'docker info'" >&2; exit 1; }
 	$(DEV)/pytest -m docker tests/e2e $(PYTEST)
 
-bench: .venv/.done ## the ladder: ideal, payload, gRPC and socket bits an image
+bench: .venv/.done ## the ladder, and the code's accuracy, bits and speed (of cifar10 too if LATENTWIRE_DATA is set)
 	$(RUN)/python -m benchmarks.ladder
+	$(RUN)/latentwire bench codec $(if $(LATENTWIRE_DATA),,--bundle digits)
+	$(RUN)/python -m benchmarks.server_cost $(if $(LATENTWIRE_DATA),,--bundle digits)
+	$(RUN)/python -m benchmarks.stream_anchors $(if $(LATENTWIRE_DATA),,--bundle digits)
 
 proto: .venv-dev/.done ## generate latentwire/v1 from proto/
 	$(DEV)/python tools/stubs.py write

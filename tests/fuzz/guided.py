@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 import atheris
 
 with atheris.instrument_imports(include=["latentwire"]):
+    from latentwire.codec import coder
     from latentwire.codec.latent_codec import LatentCodec
     from latentwire.errors import LatentwireError
 
@@ -26,7 +27,8 @@ class Payloads:
     The first byte chooses the operating point, the next two the images.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, backend: str | None = None) -> None:
+        coder.use(backend or coder.in_use())
         self._codecs = [served.point.codec for served in corpus.served.values()]
         LatentCodec._checksum = lambda *_: 0  # type: ignore[method-assign]  # no mutation would get past a real one
         self.seeds = [
@@ -69,6 +71,7 @@ def main() -> None:
     targets: dict[str, tuple[Callable[[], Callable[[bytes], object]], list[bytes]]] = {
         "message": (lambda: Messages(corpus), [*corpus.others, *corpus.batches]),
         "payload": (lambda: Payloads(corpus), []),
+        "payload-portable": (lambda: Payloads(corpus, "portable"), []),
         "model": (Models, corpus.models),
         "member": (lambda: Members(corpus), []),
         "manifest": (lambda: Manifests(Path(mkdtemp())), corpus.manifests),

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from latentwire.cli import app
 from latentwire.codec import coder
 from latentwire.codec.coder import TOTAL, Table
 from latentwire.codec.portable import RangeDecoder, RangeEncoder
@@ -149,6 +151,15 @@ def test_sealing_takes_a_time_in_proportion(symbols: int) -> None:
 def test_a_coder_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="constriction or portable, not 'huffman'"):
         coder.use("huffman")
+
+
+def test_the_command_chooses_the_coder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTWIRE_CODER", "portable")  # as if by hand; and put back after, whatever the command sets
+    asked = CliRunner().invoke(app, ["bundle", "verify", "digits"])
+    assert (asked.exit_code, coder.in_use()) == (0, "portable")
+    refused = CliRunner().invoke(app, ["--coder", "huffman", "bundle", "verify", "digits"])
+    assert refused.exit_code == 2
+    assert "constriction or portable" in " ".join(refused.output.split())
 
 
 def test_without_constriction_the_codec_is_whole() -> None:

@@ -93,6 +93,7 @@ class Session:
             operating_points=(*waiting, self.tuning.name),
             next_sequence=self.window.first_sequence,
             software=f"latentwire {__version__}, {in_use()} coder",
+            sensor_digest=self.bundle.sensor_digest,
         )
 
     def room(self) -> int:

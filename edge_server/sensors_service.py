@@ -137,11 +137,12 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
         """Refuse a sensor that cannot be served, before any work is done for it."""
         self._refuse_when_draining()
         bundle = self._core.pipeline.bundle
-        ours = bundle.manifest.model_id, bundle.digest
-        if (hello.model_id, hello.bundle_digest) != ours:
+        # a decoder may have been replaced since the sensor was deployed; what the sensor runs may not
+        alike = hello.bundle_digest == bundle.digest or hello.sensor_digest == bundle.sensor_digest
+        if hello.model_id != bundle.manifest.model_id or not alike:
             raise BundleMismatchError(
                 f"the sensor runs bundle {hello.model_id!r} ({hello.bundle_digest[:12]}), "
-                f"the server {ours[0]!r} ({ours[1][:12]}): give both the same bundle"
+                f"the server {bundle.manifest.model_id!r} ({bundle.digest[:12]}): give both the same bundle"
             )
         if len(hello.operating_points) > self._core.max_operating_points:
             raise MalformedMessageError(

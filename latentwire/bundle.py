@@ -134,12 +134,14 @@ class Manifest:
 
 
 class Bundle:
-    """A verified bundle. ``digest`` is the sha256 of manifest.json in hex; it names the bundle on the wire."""
+    """A verified bundle. ``digest`` is the sha256 of manifest.json in hex, which names the bundle on the wire;
+    ``sensor_digest`` that of the part which sensor and server must hold alike."""
 
     def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
         self.path = path
         self.manifest = manifest
         self.digest = digest
+        self.sensor_digest = sensor_digest(manifest)
         self._parameters = lru_cache(maxsize=16)(self._read_parameters)
 
     def encoder_path(self, variant: str | None = None) -> Path:
@@ -164,6 +166,20 @@ class Bundle:
                 f"{entry.path}: its anchors have {parameters.anchors.shape[1]} entries, not {spec.d}"
             )
         return parameters
+
+
+def sensor_digest(manifest: Manifest) -> str:
+    """sha256 in hex of what a deployed sensor and its server must hold alike (docs/bundle-format.md).
+
+    That is what makes the latent and codes it, and the classes that answers number. The decoder, the measured tables,
+    the defaults and the story of the training may differ: a decoder is replaced without touching its sensors.
+    """
+    variants = {
+        name: [v.d, v.head, v.encoder.sha256, {model: entry.file.sha256 for model, entry in v.models.items()}]
+        for name, v in manifest.variants.items()
+    }
+    part = [manifest.format_version, manifest.classes, asdict(manifest.input), variants]
+    return hashlib.sha256(json.dumps(part, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def load_bundle(path: str | Path, part: Part = "all") -> Bundle:

@@ -24,7 +24,8 @@ class OperatingPointName:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A sensor's first message. ``next_sequence`` is the first image it has no answer for."""
+    """A sensor's first message. ``next_sequence`` is the first image it has no answer for; ``sensor_digest`` is of the
+    bundle's part that both sides must hold alike (``Bundle.sensor_digest``), empty from sensors that do not say it."""
 
     sensor: str
     session: str
@@ -34,6 +35,7 @@ class Hello:
     next_sequence: int = 0
     protocol_version: int = PROTOCOL_VERSION
     software: str = ""
+    sensor_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

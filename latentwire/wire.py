@@ -48,6 +48,7 @@ def from_sensor_to_proto(message: m.FromSensor) -> stream_pb2.SensorMessage:
                     operating_points=[_operating_point_to_proto(p) for p in message.operating_points],
                     next_sequence=message.next_sequence,
                     software=message.software,
+                    sensor_digest=message.sensor_digest,
                 )
             )
         case m.OperatingPointName():
@@ -249,6 +250,7 @@ def _hello_from_proto(proto: stream_pb2.Hello) -> m.Hello:
         next_sequence=proto.next_sequence,
         protocol_version=proto.protocol_version,
         software=proto.software[:MAX_NAME_CHARACTERS],
+        sensor_digest=_name(proto.sensor_digest, "sensor_digest") if proto.sensor_digest else "",
     )
 
 

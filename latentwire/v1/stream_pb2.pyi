@@ -108,6 +108,7 @@ class Hello(_message.Message):
     OPERATING_POINTS_FIELD_NUMBER: _builtins.int
     NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
+    SENSOR_DIGEST_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     sensor: _builtins.str
     """name, unique among a server's sensors"""
@@ -121,6 +122,8 @@ class Hello(_message.Message):
     """the first image this sensor has no answer for"""
     software: _builtins.str
     """"latentwire 0.1.0, portable coder": for people only"""
+    sensor_digest: _builtins.str
+    """sha256 of the bundle's part that both sides must hold alike, hex; docs/bundle-format.md"""
     @_builtins.property
     def operating_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatingPoint]:
         """those of unanswered batches, the current one last"""
@@ -136,10 +139,11 @@ class Hello(_message.Message):
         operating_points: _abc.Iterable[Global___OperatingPoint] | None = ...,
         next_sequence: _builtins.int = ...,
         software: _builtins.str = ...,
+        sensor_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "model_id", b"model_id", "next_sequence", b"next_sequence", "operating_points", b"operating_points", "protocol_version", b"protocol_version", "sensor", b"sensor", "session", b"session", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "model_id", b"model_id", "next_sequence", b"next_sequence", "operating_points", b"operating_points", "protocol_version", b"protocol_version", "sensor", b"sensor", "sensor_digest", b"sensor_digest", "session", b"session", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,13 +1,14 @@
 """Bundles: whole, verified, and refused by name otherwise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from factories import make_bundle
 
-from latentwire.bundle import load_bundle
+from latentwire.bundle import file_entry, load_bundle, sensor_digest
 from latentwire.errors import (
     BundleCorruptError,
     BundleError,
@@ -47,6 +48,26 @@ def test_a_sensor_needs_no_decoder_and_a_server_no_encoder(folder: Path) -> None
     load_bundle(folder, "sensor")
     with pytest.raises(BundleCorruptError, match="decoder"):
         load_bundle(folder, "server")
+
+
+def test_the_sensors_digest_is_of_what_both_sides_must_hold_alike(folder: Path) -> None:
+    """A replaced decoder, new tables or another default leave it; all that makes or codes a latent changes it."""
+    manifest = load_bundle(folder).manifest
+    variant = manifest.variant()
+    other = file_entry("other", b"other")
+    models = variant.models | {"gaussian": replace(variant.models["gaussian"], file=other)}
+
+    def changed(**fields: Any) -> str:
+        return sensor_digest(replace(manifest, variants={"full": replace(variant, **fields)}))
+
+    ours = load_bundle(folder).sensor_digest
+    assert changed(decoder=other) == changed(default_model="anchored") == ours
+    assert sensor_digest(replace(manifest, training={"method": "upgrade"})) == ours
+    different = [changed(encoder=other), changed(models=models), changed(d=5), changed(head=True)]
+    different += [sensor_digest(replace(manifest, classes=manifest.classes[::-1]))]
+    different += [sensor_digest(replace(manifest, input=replace(manifest.input, height=9)))]
+    different += [sensor_digest(replace(manifest, variants=manifest.variants | {"small": variant}))]
+    assert len({ours, *different}) == 1 + len(different)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ REFUSED = [
     stream_pb2.SensorMessage(hello=stream_pb2.Hello(**HELLO | {"sensor": "a\nb"})),
     stream_pb2.SensorMessage(hello=stream_pb2.Hello(**HELLO | {"session": "x" * 129})),
     stream_pb2.SensorMessage(hello=stream_pb2.Hello(**HELLO | {"operating_points": []})),
+    stream_pb2.SensorMessage(hello=stream_pb2.Hello(**HELLO | {"sensor_digest": "x" * 129})),
     stream_pb2.SensorMessage(operating_point=stream_pb2.OperatingPoint(variant="v", model="g", digest=b"12345678")),
     stream_pb2.SensorMessage(operating_point=stream_pb2.OperatingPoint(id=1, variant="v", model="g", digest=b"123")),
     stream_pb2.SensorMessage(drop_report=stream_pb2.DropReport(dropped={f"r{i}": 1 for i in range(65)})),

@@ -37,6 +37,8 @@ class StepLoss(NamedTuple):
 
 
 LossFunction = Callable[[Pair, Tensor, Tensor], StepLoss]
+# (epoch, numbers (B,) of images, generator of all that is random) -> what the loss gets in place of images, and labels
+Inputs = Callable[[int, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 WHOLE = "train"  # the learner's name where all learns at once
@@ -48,7 +50,7 @@ class Learner:
 
     ``name`` names it in the log. Only ``modules`` learn: all others' parameters and batch statistics stay as they are
     while it takes its step. ``self_labels`` makes its batches of views of few images, labelled by the image they are
-    of. ``epochs`` (first, end) is when it learns, None for always.
+    of; ``inputs`` of something else than images. ``epochs`` (first, end) is when it learns, None for always.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Learner:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     self_labels: SelfLabels | None = None
     epochs: tuple[int, int] | None = None
+    inputs: Inputs | None = None
 
     def state_name(self, part: str) -> str:
         """What its ``part`` (optimizer, scheduler) is called in a checkpoint."""
@@ -82,8 +85,8 @@ class Trainer:
     """A run under way: the pair, who learns, and how far it is.
 
     ``method`` and ``config`` name the run in its checkpoint at ``path``; ``train`` and ``validation`` are the data
-    (``validation`` may be empty). ``side`` learns beside the pair and is kept apart from it. The modules must be on
-    their device already.
+    (``validation`` may be empty). ``side`` learns beside the pair and is kept apart from it. ``measure`` gives an
+    epoch's figures, None for the pair's accuracy on ``validation``. The modules must be on their device already.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Trainer:
         train: Dataset,
         validation: Dataset,
         side: nn.Module | None = None,
+        measure: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         self.method, self.config, self.path, self.walk = method, config, path, walk
         self.pair, self.side, self.learners = pair, side, tuple(learners)
@@ -105,7 +109,7 @@ class Trainer:
         self.size = (train.images.shape[1], train.images.shape[2])
         self.padded = reflect_pad(torch.from_numpy(train.images).to(self.device), walk.crop)
         self.labels = torch.from_numpy(train.labels).to(self.device)
-        self.validation = validation
+        self.measure = measure or (lambda: accuracy(pair, validation, "validation"))
         self.batch = min(walk.batch, len(train))
         self.steps_per_epoch = len(train) // self.batch
         self.generator = torch.Generator().manual_seed(walk.seed)
@@ -156,7 +160,7 @@ class Trainer:
         for number in self._active():
             learner = self.learners[number]
             learn_only(self._modules(), learner.modules)
-            images, labels = self._images(learner.self_labels, picks)
+            images, labels = self._inputs(learner, picks)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.walk.precision == "bf16"):
                 loss, logits = learner.loss(self.pair, images, labels)
             learner.optimizer.zero_grad(set_to_none=True)
@@ -169,8 +173,12 @@ class Trainer:
                 self.sums[number, 1] += (logits.detach().argmax(1) == labels).sum()
         self.step += 1
 
-    def _images(self, self_labels: SelfLabels | None, picks: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 images (B, H, W, C) and their labels (B,): crops of ``picks``, or views of the first few of them."""
+    def _inputs(self, learner: Learner, picks: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images (B, H, W, C) and their labels (B,): crops of ``picks``, or views of the first few of them; or
+        the learner's own inputs."""
+        if learner.inputs is not None:
+            return learner.inputs(self.epoch, picks, self.generator)
+        self_labels = learner.self_labels
         if self_labels is None:
             images = random_crop_flip(self.padded, picks, self.size, self.walk.flip, self.generator)
             return images, self.labels[picks.to(self.device)]
@@ -198,7 +206,7 @@ class Trainer:
             row[f"{name}_loss"] = loss / self.steps_per_epoch
             if self.counted[number]:
                 row[f"{name}_accuracy"] = right / (self.steps_per_epoch * self.batch)
-        row |= {**accuracy(self.pair, self.validation, "validation"), "seconds": round(seconds, 3)}
+        row |= {**self.measure(), "seconds": round(seconds, 3)}
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
         self.sums.zero_()

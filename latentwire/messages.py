@@ -11,7 +11,8 @@ class OperatingPointName:
     """What a sensor announces before its first batch at an operating point.
 
     ``id`` is the sensor's own number for it within the session (1 and up); ``digest`` (8 bytes) is that of the
-    integer tables; ``command_id`` names the command that is carried out, 0 when the sensor chose by itself.
+    integer tables; ``command_id`` names the command that is carried out, 0 when the sensor chose by itself;
+    ``sensor_digest`` is the bundle's (``Bundle.sensor_digest``), empty for the one that the hello names.
     """
 
     id: int
@@ -20,6 +21,7 @@ class OperatingPointName:
     rate_scale: float
     digest: bytes
     command_id: int = 0
+    sensor_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,13 @@ class BatchRefused:
 
 @dataclass(frozen=True, slots=True)
 class SetOperatingPoint:
-    """A command to a sensor. None keeps what is."""
+    """A command to a sensor. None keeps what is; ``bundle_digest`` names the bundle to run (``Bundle.digest``)."""
 
     command_id: int
     variant: str | None = None
     model: str | None = None
     rate_scale: float | None = None
+    bundle_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

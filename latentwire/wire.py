@@ -113,6 +113,7 @@ def from_server_to_proto(message: m.FromServer) -> stream_pb2.ServerMessage:
                     variant=message.variant or "",
                     model=message.model or "",
                     rate_scale=message.rate_scale or 0.0,
+                    bundle_digest=message.bundle_digest or "",
                 )
             )
         case m.BatchRefused():
@@ -143,7 +144,11 @@ def from_server_from_proto(proto: stream_pb2.ServerMessage) -> m.FromServer:
         case "set_operating_point":
             command = proto.set_operating_point
             return m.SetOperatingPoint(
-                command.command_id, command.variant or None, command.model or None, command.rate_scale or None
+                command_id=command.command_id,
+                variant=command.variant or None,
+                model=command.model or None,
+                rate_scale=command.rate_scale or None,
+                bundle_digest=sha256_from_proto(command.bundle_digest) if command.bundle_digest else None,
             )
         case "batch_refused":
             refused = proto.batch_refused
@@ -220,6 +225,7 @@ def _operating_point_to_proto(point: m.OperatingPointName) -> stream_pb2.Operati
         rate_scale=point.rate_scale,
         digest=point.digest,
         command_id=point.command_id,
+        sensor_digest=point.sensor_digest,
     )
 
 
@@ -235,6 +241,7 @@ def _operating_point_from_proto(proto: stream_pb2.OperatingPoint) -> m.Operating
         rate_scale=proto.rate_scale,
         digest=proto.digest,
         command_id=proto.command_id,
+        sensor_digest=sha256_from_proto(proto.sensor_digest) if proto.sensor_digest else "",
     )
 
 
@@ -280,6 +287,13 @@ def _dropped_from_proto(dropped: Mapping[str, int]) -> dict[str, int]:
     if len(counts) > 64:
         raise MalformedMessageError("a drop report names at most 64 reasons")
     return {_name(reason, "reason"): int(images) for reason, images in counts.items()}
+
+
+def sha256_from_proto(text: str) -> str:
+    """A sha256 in lower-case hex; MalformedMessageError for anything else, a file's name above all."""
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise MalformedMessageError("a sha256 has 64 characters of 0-9 and a-f")
+    return text
 
 
 def _name(text: str, field: str) -> str:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blatentwire/v1/bundles.proto\x12\rlatentwire.v1\"&\n\x12GetManifestRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\",\n\x13GetManifestResponse\x12\x15\n\rmanifest_json\x18\x01 \x01(\x0c\"0\n\x0eGetFileRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\")\n\tFileChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\xa5\x01\n\x07\x42undles\x12T\n\x0bGetManifest\x12!.latentwire.v1.GetManifestRequest\x1a\".latentwire.v1.GetManifestResponse\x12\x44\n\x07GetFile\x12\x1d.latentwire.v1.GetFileRequest\x1a\x18.latentwire.v1.FileChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blatentwire/v1/bundles.proto\x12\rlatentwire.v1\"=\n\x12GetManifestRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\"?\n\x13GetManifestResponse\x12\x15\n\rmanifest_json\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"C\n\x0eGetFileRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tmax_bytes\x18\x03 \x01(\x04\")\n\tFileChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"w\n\x1a\x43heckOperatingPointRequest\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrate_scale\x18\x04 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\"\x1d\n\x1b\x43heckOperatingPointResponse2\x93\x02\n\x07\x42undles\x12T\n\x0bGetManifest\x12!.latentwire.v1.GetManifestRequest\x1a\".latentwire.v1.GetManifestResponse\x12\x44\n\x07GetFile\x12\x1d.latentwire.v1.GetFileRequest\x1a\x18.latentwire.v1.FileChunk0\x01\x12l\n\x13\x43heckOperatingPoint\x12).latentwire.v1.CheckOperatingPointRequest\x1a*.latentwire.v1.CheckOperatingPointResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'latentwire.v1.bundles_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETMANIFESTREQUEST']._serialized_start=46
-  _globals['_GETMANIFESTREQUEST']._serialized_end=84
-  _globals['_GETMANIFESTRESPONSE']._serialized_start=86
-  _globals['_GETMANIFESTRESPONSE']._serialized_end=130
-  _globals['_GETFILEREQUEST']._serialized_start=132
-  _globals['_GETFILEREQUEST']._serialized_end=180
-  _globals['_FILECHUNK']._serialized_start=182
-  _globals['_FILECHUNK']._serialized_end=223
-  _globals['_BUNDLES']._serialized_start=226
-  _globals['_BUNDLES']._serialized_end=391
+  _globals['_GETMANIFESTREQUEST']._serialized_end=107
+  _globals['_GETMANIFESTRESPONSE']._serialized_start=109
+  _globals['_GETMANIFESTRESPONSE']._serialized_end=172
+  _globals['_GETFILEREQUEST']._serialized_start=174
+  _globals['_GETFILEREQUEST']._serialized_end=241
+  _globals['_FILECHUNK']._serialized_start=243
+  _globals['_FILECHUNK']._serialized_end=284
+  _globals['_CHECKOPERATINGPOINTREQUEST']._serialized_start=286
+  _globals['_CHECKOPERATINGPOINTREQUEST']._serialized_end=405
+  _globals['_CHECKOPERATINGPOINTRESPONSE']._serialized_start=407
+  _globals['_CHECKOPERATINGPOINTRESPONSE']._serialized_end=436
+  _globals['_BUNDLES']._serialized_start=439
+  _globals['_BUNDLES']._serialized_end=714
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,11 @@ class BundlesStub:
                 request_serializer=latentwire_dot_v1_dot_bundles__pb2.GetFileRequest.SerializeToString,
                 response_deserializer=latentwire_dot_v1_dot_bundles__pb2.FileChunk.FromString,
                 _registered_method=True)
+        self.CheckOperatingPoint = channel.unary_unary(
+                '/latentwire.v1.Bundles/CheckOperatingPoint',
+                request_serializer=latentwire_dot_v1_dot_bundles__pb2.CheckOperatingPointRequest.SerializeToString,
+                response_deserializer=latentwire_dot_v1_dot_bundles__pb2.CheckOperatingPointResponse.FromString,
+                _registered_method=True)
 
 
 class BundlesServicer:
@@ -62,6 +67,14 @@ class BundlesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckOperatingPoint(self, request, context):
+        """Before a sensor codes its first image with another bundle or variant: OK when the server has it, can run its
+        decoder and derives the same tables; else the status a stream would be refused with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BundlesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +87,11 @@ def add_BundlesServicer_to_server(servicer, server):
                     servicer.GetFile,
                     request_deserializer=latentwire_dot_v1_dot_bundles__pb2.GetFileRequest.FromString,
                     response_serializer=latentwire_dot_v1_dot_bundles__pb2.FileChunk.SerializeToString,
+            ),
+            'CheckOperatingPoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckOperatingPoint,
+                    request_deserializer=latentwire_dot_v1_dot_bundles__pb2.CheckOperatingPointRequest.FromString,
+                    response_serializer=latentwire_dot_v1_dot_bundles__pb2.CheckOperatingPointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +148,33 @@ class Bundles:
             '/latentwire.v1.Bundles/GetFile',
             latentwire_dot_v1_dot_bundles__pb2.GetFileRequest.SerializeToString,
             latentwire_dot_v1_dot_bundles__pb2.FileChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckOperatingPoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/latentwire.v1.Bundles/CheckOperatingPoint',
+            latentwire_dot_v1_dot_bundles__pb2.CheckOperatingPointRequest.SerializeToString,
+            latentwire_dot_v1_dot_bundles__pb2.CheckOperatingPointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,6 +105,8 @@ class SensorInfo(_message.Message):
     IMAGES_REFUSED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     IMAGES_PER_S_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     session: _builtins.str
     connected: _builtins.bool
@@ -113,6 +115,10 @@ class SensorInfo(_message.Message):
     images_refused: _builtins.int
     images_per_s: _builtins.float
     """over the last seconds"""
+    model_id: _builtins.str
+    """the bundle it runs"""
+    bundle_digest: _builtins.str
+    """hex"""
     @_builtins.property
     def rate(self) -> Global___Rate: ...
     @_builtins.property
@@ -131,10 +137,12 @@ class SensorInfo(_message.Message):
         images_refused: _builtins.int = ...,
         dropped: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         images_per_s: _builtins.float = ...,
+        model_id: _builtins.str = ...,
+        bundle_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "dropped", b"dropped", "images_answered", b"images_answered", "images_per_s", b"images_per_s", "images_refused", b"images_refused", "name", b"name", "peer", b"peer", "rate", b"rate", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "connected", b"connected", "dropped", b"dropped", "images_answered", b"images_answered", "images_per_s", b"images_per_s", "images_refused", b"images_refused", "model_id", b"model_id", "name", b"name", "peer", b"peer", "rate", b"rate", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +255,104 @@ class SetVariantRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetVariantRequest: _TypeAlias = SetVariantRequest  # noqa: Y015
+
+@_typing.final
+class ListBundlesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBundlesRequest: _TypeAlias = ListBundlesRequest  # noqa: Y015
+
+@_typing.final
+class ListBundlesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleInfo]: ...
+    def __init__(
+        self,
+        *,
+        bundles: _abc.Iterable[Global___BundleInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBundlesResponse: _TypeAlias = ListBundlesResponse  # noqa: Y015
+
+@_typing.final
+class BundleInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    SENSOR_BYTES_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    bundle_digest: _builtins.str
+    """hex"""
+    signed: _builtins.bool
+    sensor_bytes: _builtins.int
+    """of all files that sensors need of it"""
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the default first"""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        bundle_digest: _builtins.str = ...,
+        variants: _abc.Iterable[_builtins.str] | None = ...,
+        signed: _builtins.bool = ...,
+        sensor_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "model_id", b"model_id", "sensor_bytes", b"sensor_bytes", "signed", b"signed", "variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleInfo: _TypeAlias = BundleInfo  # noqa: Y015
+
+@_typing.final
+class PushBundleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENSOR_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    sensor: _builtins.str
+    bundle: _builtins.str
+    """model id, or the bundle's digest or its beginning; must name one bundle of the server's"""
+    variant: _builtins.str
+    """empty: the sensor's present one if the bundle has it, else the bundle's default"""
+    def __init__(
+        self,
+        *,
+        sensor: _builtins.str = ...,
+        bundle: _builtins.str = ...,
+        variant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "sensor", b"sensor", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushBundleRequest: _TypeAlias = PushBundleRequest  # noqa: Y015
 
 @_typing.final
 class SetRateResponse(_message.Message):

@@ -59,6 +59,16 @@ class ControlStub:
                 request_serializer=latentwire_dot_v1_dot_control__pb2.SetVariantRequest.SerializeToString,
                 response_deserializer=latentwire_dot_v1_dot_control__pb2.SetRateResponse.FromString,
                 _registered_method=True)
+        self.ListBundles = channel.unary_unary(
+                '/latentwire.v1.Control/ListBundles',
+                request_serializer=latentwire_dot_v1_dot_control__pb2.ListBundlesRequest.SerializeToString,
+                response_deserializer=latentwire_dot_v1_dot_control__pb2.ListBundlesResponse.FromString,
+                _registered_method=True)
+        self.PushBundle = channel.unary_unary(
+                '/latentwire.v1.Control/PushBundle',
+                request_serializer=latentwire_dot_v1_dot_control__pb2.PushBundleRequest.SerializeToString,
+                response_deserializer=latentwire_dot_v1_dot_control__pb2.SetRateResponse.FromString,
+                _registered_method=True)
         self.SetBudget = channel.unary_unary(
                 '/latentwire.v1.Control/SetBudget',
                 request_serializer=latentwire_dot_v1_dot_control__pb2.SetBudgetRequest.SerializeToString,
@@ -101,6 +111,20 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBundles(self, request, context):
+        """What the server can decode and hand out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PushBundle(self, request, context):
+        """Has a sensor fetch and run another bundle; returns when the first batch coded with it has been decoded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetBudget(self, request, context):
         """A ceiling on what the sensor may send; 0 lifts it.
         """
@@ -134,6 +158,16 @@ def add_ControlServicer_to_server(servicer, server):
             'SetVariant': grpc.unary_unary_rpc_method_handler(
                     servicer.SetVariant,
                     request_deserializer=latentwire_dot_v1_dot_control__pb2.SetVariantRequest.FromString,
+                    response_serializer=latentwire_dot_v1_dot_control__pb2.SetRateResponse.SerializeToString,
+            ),
+            'ListBundles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBundles,
+                    request_deserializer=latentwire_dot_v1_dot_control__pb2.ListBundlesRequest.FromString,
+                    response_serializer=latentwire_dot_v1_dot_control__pb2.ListBundlesResponse.SerializeToString,
+            ),
+            'PushBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.PushBundle,
+                    request_deserializer=latentwire_dot_v1_dot_control__pb2.PushBundleRequest.FromString,
                     response_serializer=latentwire_dot_v1_dot_control__pb2.SetRateResponse.SerializeToString,
             ),
             'SetBudget': grpc.unary_unary_rpc_method_handler(
@@ -276,6 +310,60 @@ class Control:
             target,
             '/latentwire.v1.Control/SetVariant',
             latentwire_dot_v1_dot_control__pb2.SetVariantRequest.SerializeToString,
+            latentwire_dot_v1_dot_control__pb2.SetRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBundles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/latentwire.v1.Control/ListBundles',
+            latentwire_dot_v1_dot_control__pb2.ListBundlesRequest.SerializeToString,
+            latentwire_dot_v1_dot_control__pb2.ListBundlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/latentwire.v1.Control/PushBundle',
+            latentwire_dot_v1_dot_control__pb2.PushBundleRequest.SerializeToString,
             latentwire_dot_v1_dot_control__pb2.SetRateResponse.FromString,
             options,
             channel_credentials,

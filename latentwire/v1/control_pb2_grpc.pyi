@@ -38,6 +38,10 @@ class ControlStub:
     SetRate: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetRateRequest, _control_pb2.SetRateResponse]
     """Returns when the first batch at the new rate has been decoded."""
     SetVariant: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetVariantRequest, _control_pb2.SetRateResponse]
+    ListBundles: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListBundlesRequest, _control_pb2.ListBundlesResponse]
+    """What the server can decode and hand out."""
+    PushBundle: _grpc.UnaryUnaryMultiCallable[_control_pb2.PushBundleRequest, _control_pb2.SetRateResponse]
+    """Has a sensor fetch and run another bundle; returns when the first batch coded with it has been decoded."""
     SetBudget: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetBudgetRequest, _control_pb2.SetBudgetResponse]
     """A ceiling on what the sensor may send; 0 lifts it."""
 
@@ -51,6 +55,10 @@ class ControlAsyncStub(ControlStub):
     SetRate: _aio.UnaryUnaryMultiCallable[_control_pb2.SetRateRequest, _control_pb2.SetRateResponse]  # type: ignore[assignment]
     """Returns when the first batch at the new rate has been decoded."""
     SetVariant: _aio.UnaryUnaryMultiCallable[_control_pb2.SetVariantRequest, _control_pb2.SetRateResponse]  # type: ignore[assignment]
+    ListBundles: _aio.UnaryUnaryMultiCallable[_control_pb2.ListBundlesRequest, _control_pb2.ListBundlesResponse]  # type: ignore[assignment]
+    """What the server can decode and hand out."""
+    PushBundle: _aio.UnaryUnaryMultiCallable[_control_pb2.PushBundleRequest, _control_pb2.SetRateResponse]  # type: ignore[assignment]
+    """Has a sensor fetch and run another bundle; returns when the first batch coded with it has been decoded."""
     SetBudget: _aio.UnaryUnaryMultiCallable[_control_pb2.SetBudgetRequest, _control_pb2.SetBudgetResponse]  # type: ignore[assignment]
     """A ceiling on what the sensor may send; 0 lifts it."""
 
@@ -91,6 +99,22 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetVariantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetRateResponse, _abc.Awaitable[_control_pb2.SetRateResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListBundles(
+        self,
+        request: _control_pb2.ListBundlesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListBundlesResponse, _abc.Awaitable[_control_pb2.ListBundlesResponse]]:
+        """What the server can decode and hand out."""
+
+    @_abc_1.abstractmethod
+    def PushBundle(
+        self,
+        request: _control_pb2.PushBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetRateResponse, _abc.Awaitable[_control_pb2.SetRateResponse]]:
+        """Has a sensor fetch and run another bundle; returns when the first batch coded with it has been decoded."""
 
     @_abc_1.abstractmethod
     def SetBudget(

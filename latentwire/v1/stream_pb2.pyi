@@ -161,6 +161,7 @@ class OperatingPoint(_message.Message):
     RATE_SCALE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     COMMAND_ID_FIELD_NUMBER: _builtins.int
+    SENSOR_DIGEST_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """the sensor's own number for it, within the session"""
     variant: _builtins.str
@@ -171,6 +172,8 @@ class OperatingPoint(_message.Message):
     """of the integer tables, 8 bytes"""
     command_id: _builtins.int
     """the command it carries out; 0 when the sensor chose it"""
+    sensor_digest: _builtins.str
+    """of the bundle it is of (Hello.sensor_digest); empty: the hello's bundle"""
     def __init__(
         self,
         *,
@@ -180,10 +183,11 @@ class OperatingPoint(_message.Message):
         rate_scale: _builtins.float = ...,
         digest: _builtins.bytes = ...,
         command_id: _builtins.int = ...,
+        sensor_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "digest", b"digest", "id", b"id", "model", b"model", "rate_scale", b"rate_scale", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "digest", b"digest", "id", b"id", "model", b"model", "rate_scale", b"rate_scale", "sensor_digest", b"sensor_digest", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,6 +416,7 @@ class SetOperatingPoint(_message.Message):
     VARIANT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     RATE_SCALE_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     variant: _builtins.str
     """empty: keep"""
@@ -419,6 +424,8 @@ class SetOperatingPoint(_message.Message):
     """empty: keep"""
     rate_scale: _builtins.float
     """0: keep"""
+    bundle_digest: _builtins.str
+    """run this bundle; what the sensor lacks, the Bundles service has. Empty: keep"""
     def __init__(
         self,
         *,
@@ -426,10 +433,11 @@ class SetOperatingPoint(_message.Message):
         variant: _builtins.str = ...,
         model: _builtins.str = ...,
         rate_scale: _builtins.float = ...,
+        bundle_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "model", b"model", "rate_scale", b"rate_scale", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "command_id", b"command_id", "model", b"model", "rate_scale", b"rate_scale", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

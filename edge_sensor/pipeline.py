@@ -1,6 +1,6 @@
 """The event loop's side of coding.
 
-As long as there is room, have the next message coded and put into the window.
+As long as there is room, have the next message coded and put into the backlog.
 """
 
 import asyncio
@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from edge_sensor.coder import MessageCoder
 from edge_sensor.frame_queue import FrameQueue
-from edge_sensor.ledger import Ledger
 from edge_sensor.session import Session
+from latentwire.messages import Limits
 
 
 class Pipeline:
@@ -23,15 +23,11 @@ class Pipeline:
         session: Session,
         queue: FrameQueue,
         coder: MessageCoder,
-        ledger: Ledger,
-        images_per_message: int,
         limit: int | None,
     ) -> None:
         self._session = session
         self._queue = queue
         self._coder = coder
-        self._ledger = ledger
-        self._images_per_message = images_per_message
         self._limit = limit
 
     async def run(self) -> None:
@@ -51,12 +47,14 @@ class Pipeline:
         if not images:
             return False
         # Only the wait for the first welcome may be cut short: what is captured while a link is down is kept.
-        await session.wakeup.wait_for(lambda: session.turning or session.room() >= self._wanted() or self._gave_up())
+        await session.wakeup.wait_for(
+            lambda: session.turning or session.backlog.takes(self._wanted()) or self._gave_up()
+        )
         if self._gave_up():
             return False
         session.at_boundary()
         images = self._wanted()
-        if session.limits is None or session.room() < images:
+        if not session.backlog.takes(images):
             return True
         messages = await asyncio.get_running_loop().run_in_executor(
             worker,
@@ -64,20 +62,18 @@ class Pipeline:
             session.tuning,
             session.window.next_sequence,
             images,
-            session.limits.max_payload_bytes,
+            (session.limits or Limits()).max_payload_bytes,
         )
-        for message in messages or ():
-            session.window.add(message)
-            self._ledger.coded(message)
+        await session.backlog.put(messages or ())
         session.wakeup.notify()
         return messages is not None
 
     def _wanted(self) -> int:
         """Images of the next message, at most; 0 when the limit is reached."""
-        images = self._session.message_images(self._images_per_message)
+        images = self._session.message_images()
         if self._limit is None:
             return images
-        return min(images, self._limit - self._session.window.next_sequence)
+        return min(images, self._limit - self._session.backlog.coded_images)
 
     def _gave_up(self) -> bool:
         """Told to stop before any server was reached."""

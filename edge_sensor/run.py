@@ -5,12 +5,13 @@ import logging
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edge_sensor.capture import start_capture
 from edge_sensor.coder import MessageCoder, Observer
@@ -24,7 +25,7 @@ from edge_sensor.pipeline import Pipeline
 from edge_sensor.results import ResultsFile
 from edge_sensor.session import Session
 from edge_sensor.sources import Source, open_source
-from edge_sensor.stream import StreamClient
+from edge_sensor.stream import LinkObserver, StreamClient
 from latentwire.bundle import Bundle, load_bundle
 from latentwire.codec.coder import in_use
 from latentwire.operating_point import OperatingPoint, OperatingPoints
@@ -85,12 +86,18 @@ class _Run:
             parts.point,
             parts.encoder,
             config.max_unanswered_images,
+            config.images_per_message,
+            ledger.coded,
         )
         coder = MessageCoder(self._queue, ledger.dropped, config.delay_s, observe)
-        self._pipeline = Pipeline(self._session, self._queue, coder, ledger, config.images_per_message, config.limit)
+        self._pipeline = Pipeline(self._session, self._queue, coder, config.limit)
         self._writer = ThreadPoolExecutor(1, "latentwire-results")
+        # Who follows the link (rate control), and what runs beside the stream until the sensor ends: a task that
+        # fails ends the sensor with its error.
+        self._observers: list[LinkObserver] = []
+        self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._commands = Commands(self._session, parts.tuner, self._queue)
-        self._stream = StreamClient(config, self._session, ledger, self._commands, self._writer)
+        self._stream = StreamClient(config, self._session, ledger, self._commands, self._writer, self._observers)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -108,14 +115,14 @@ class _Run:
     async def _run_tasks(self) -> None:
         pipeline = asyncio.create_task(self._pipeline.run())
         stream = asyncio.create_task(self._stream.run())
-        commands = asyncio.create_task(self._commands.run())
         grace = asyncio.create_task(self._grace())
-        tasks = (pipeline, stream, commands, grace)
+        beside = [asyncio.create_task(run()) for run in (self._commands.run, *self._services)]
+        tasks = (pipeline, stream, grace, *beside)
         try:
             # The stream ends when all is answered, or with a refusal; grace ends when there is no more time.
             # A source that ended badly ends the pipeline, but what was sent before is still answered.
-            await asyncio.wait((stream, grace, commands), return_when=asyncio.FIRST_COMPLETED)
-            for task in (stream, commands):
+            await asyncio.wait((stream, grace, *beside), return_when=asyncio.FIRST_COMPLETED)
+            for task in (stream, *beside):
                 if task.done():
                     task.result()
             if pipeline.done():

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_sensor.backlog import Backlog, MemoryBacklog, OnSent
 from edge_sensor.coder import Tuning
 from edge_sensor.encoder import Encoder
 from edge_sensor.window import Window
@@ -63,7 +64,10 @@ class Session:
         point: OperatingPoint,
         encoder: Encoder,
         window_images: int,
+        images_per_message: int,
+        sent: OnSent,
     ) -> None:
+        """``sent`` is told of every message that enters the window."""
         self.id = session
         self.name = name
         self.bundle = bundle
@@ -76,11 +80,13 @@ class Session:
         self.stopping = False  # told to stop: what is captured is still coded and sent, if a server is there
         self._turn: Turn | None = None
         self._window_images = window_images
+        self.images_per_message = images_per_message  # may be changed at any time; holds from the next message on
+        self.backlog: Backlog = MemoryBacklog(self.window, self.room, sent)
 
     @property
     def complete(self) -> bool:
         """All is coded and answered."""
-        return self.coded_all and not self.window.images
+        return self.coded_all and not self.window.images and not self.backlog.waiting.images
 
     def hello(self) -> Hello:
         """The first message of a stream."""
@@ -102,8 +108,9 @@ class Session:
             return 0
         return min(self._window_images, self.limits.max_unanswered_images) - self.window.images
 
-    def message_images(self, wanted: int) -> int:
-        """How many images a message holds, given that ``wanted`` is asked for."""
+    def message_images(self) -> int:
+        """How many images the next message holds, at most."""
+        wanted = self.images_per_message
         if self.limits is None:
             return wanted
         return min(wanted, self.limits.max_images_per_message, self.limits.max_unanswered_images)

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import grpc
 
@@ -20,6 +21,7 @@ from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
 from edge_sensor.ledger import Ledger
 from edge_sensor.session import Session
+from edge_sensor.window import CodedMessage, Unanswered
 from latentwire import messages as m
 from latentwire.errors import MalformedMessageError, ServerUnavailableError
 from latentwire.v1 import stream_pb2 as pb
@@ -37,6 +39,26 @@ Call = grpc.aio.StreamStreamCall[pb.SensorMessage, pb.ServerMessage]
 
 class _LinkLost(Exception):
     """The stream ended without a word; another is to be made."""
+
+
+class LinkObserver(Protocol):
+    """Follows what the link does. Called in the event loop; may not block. Times are monotonic seconds."""
+
+    def connected(self, now_s: float) -> None:
+        """The server has said welcome."""
+        ...
+
+    def sent(self, message: CodedMessage, now_s: float) -> None:
+        """gRPC was handed a message; again after a cut link, and then ``sent_s`` is of the first time."""
+        ...
+
+    def answered(self, images: Sequence[Unanswered], now_s: float) -> None:
+        """These images of one message have their results, or were refused."""
+        ...
+
+    def lost(self, now_s: float) -> None:
+        """The stream is over."""
+        ...
 
 
 @dataclass(slots=True)
@@ -62,6 +84,7 @@ class StreamClient:
         ledger: Ledger,
         commands: Commands,
         writer: ThreadPoolExecutor,
+        observers: Sequence[LinkObserver] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``writer`` is the one thread that writes results.
@@ -73,6 +96,7 @@ class StreamClient:
         self._ledger = ledger
         self._commands = commands
         self._writer = writer
+        self._observers = observers
         self._clock = clock
         self._backoff = Backoff(ceiling_s=config.max_backoff_s)
         self._welcomes = 0
@@ -144,6 +168,8 @@ class StreamClient:
         self._welcomes += 1
         cursor = self._session.window.resume_at(welcome.next_sequence)
         self._session.wakeup.notify()
+        for observer in self._observers:
+            observer.connected(self._clock())
         return _Link(call, cursor, {point.id for point in hello.operating_points})
 
     async def _serve(self, link: _Link) -> None:
@@ -161,6 +187,8 @@ class StreamClient:
             reading.cancel()
             writing.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
+            for observer in self._observers:
+                observer.lost(self._clock())
 
     async def _write_all(self, link: _Link) -> None:
         """Send all there is to send; half-close when nothing more is to come on this stream."""
@@ -202,8 +230,11 @@ class StreamClient:
             return point
         if message is None:
             return None
+        now_s = self._clock()
         if message.sent_s is None:
-            message.sent_s = self._clock()
+            message.sent_s = now_s
+        for observer in self._observers:
+            observer.sent(message, now_s)
         link.cursor = message.end
         return message.batch
 
@@ -236,6 +267,7 @@ class StreamClient:
             case m.BatchRefused():
                 log.warning("images from %d on are refused: %s", message.first_sequence, message.error)
                 refused = self._session.window.resolve(message.first_sequence, message.images)
+                self._tell_answered(refused)
                 await self._write_down(partial(self._ledger.refused, refused, message.error))
             case m.SetOperatingPoint():
                 self._commands.put(message)
@@ -257,10 +289,16 @@ class StreamClient:
         images = window.resolve(results.first_sequence, len(results.labels))
         self._ledger.duplicates = window.duplicates
         self._backoff.reset()
+        self._tell_answered(images)
         places = [image.sequence - results.first_sequence for image in images]
         labels = [results.labels[place] for place in places]
         probabilities = [results.probabilities[place] for place in places]
         await self._write_down(partial(self._ledger.answered, images, labels, probabilities, received_s))
+
+    def _tell_answered(self, images: Sequence[Unanswered]) -> None:
+        now_s = self._clock()
+        for observer in self._observers:
+            observer.answered(images, now_s)
 
     async def _write_down(self, write: Callable[[], None]) -> None:
         # Shielded: the images are resolved already; what became of them is written even as the link ends.

@@ -172,7 +172,10 @@ def make_trainer(
     height, width, channels = train.images.shape[1:]
     walk = make_walk(asdict(config), (height, width), config.epochs, config.batch, config.seed, config.precision)
     torch.manual_seed(config.seed)
-    pair = make_pair(replace(config.pair, image=(height, width, channels), classes=len(train.classes)))
+    try:
+        pair = make_pair(replace(config.pair, image=(height, width, channels), classes=len(train.classes)))
+    except ValueError as error:  # settings that do not fit the images
+        raise TrainingError(f"{config.data}: {error}") from None
     mean, std = channel_statistics(train.images)
     pair.encoder.mean.copy_(torch.from_numpy(mean / 255))
     pair.encoder.std.copy_(torch.from_numpy(std / 255))

@@ -56,6 +56,7 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
         "step_rule": config.step_rule,
         "clusters": config.clusters,
         **{key: pair[key] for key in ("backbone", "width", "cut", "grid", "hidden", "head", "decoder")},
+        "patch": pair.get("patch", 1),
     }
     halves = load_pair(checkpoint)
     for side, cost in (("sensor", encoder_cost(halves)), ("server", decoder_cost(halves))):

@@ -33,6 +33,7 @@ def train_rate(
     hidden: recipe.Hidden = 512,
     d: recipe.Entries = 16,
     head: recipe.Head = True,
+    patch: recipe.Patch = 1,
     decoder: recipe.DecoderKind = "linear",
     size: recipe.Size = None,
     epochs: recipe.Epochs = 24,
@@ -51,7 +52,7 @@ def train_rate(
 
     with wrong_use():
         pair = PairConfig(
-            backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, d=d, head=head,
+            backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, d=d, head=head, patch=patch,
             decoder=decoder,  # type: ignore[arg-type]  # PairConfig says which there are
         )  # fmt: skip
         config = RateTrainingConfig(
@@ -187,6 +188,7 @@ def screen(
     grid: recipe.Grid = 4,
     hidden: recipe.Hidden = 512,
     head: recipe.Head = True,
+    patch: recipe.Patch = 1,
     size: recipe.Size = None,
     epochs: recipe.Epochs = 6,
     batch: recipe.Batch = 256,
@@ -206,7 +208,7 @@ def screen(
     from training.screening import ScreeningConfig, run_screening
 
     with wrong_use():
-        pair = PairConfig(backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, head=head)
+        pair = PairConfig(backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, head=head, patch=patch)
         base = CETrainingConfig(
             data, out, data_root, size, pair, epochs, batch, peak_rate, validation=validation, seed=seed,
             device=device, threads=threads,

@@ -14,6 +14,7 @@ Grid = Annotated[int, typer.Option(min=1, help="Side of the pooled map before th
 Hidden = Annotated[int, typer.Option(min=1, help="The bottleneck's inner width.")]
 Entries = Annotated[int, typer.Option(min=1, help="Entries of the latent.")]
 Head = Annotated[bool, typer.Option(help="A classifier on the latent, which names the anchor.")]
+Patch = Annotated[int, typer.Option(min=1, help="Pixels a side that are folded into channels before the stem.")]
 DecoderKind = Annotated[str, typer.Option(help="How it grows back: linear or transposed.")]
 Size = Annotated[tuple[int, int] | None, typer.Option(help="Height and width for a folder's images.")]
 Epochs = Annotated[int, typer.Option(min=1)]

@@ -28,6 +28,7 @@ def train_ce(
     hidden: recipe.Hidden = 512,
     d: recipe.Entries = 16,
     head: recipe.Head = True,
+    patch: recipe.Patch = 1,
     decoder: recipe.DecoderKind = "linear",
     size: recipe.Size = None,
     epochs: recipe.Epochs = 24,
@@ -53,6 +54,7 @@ def train_ce(
             hidden=hidden,
             d=d,
             head=head,
+            patch=patch,
             decoder=decoder,  # type: ignore[arg-type]  # PairConfig says which there are
         )
         config = CETrainingConfig(

@@ -57,6 +57,16 @@ def test_cost_of_the_stem_is_counted_by_hand() -> None:
     assert encoder_cost(make_pair(config)).macs == 16 * 9 + 4 * 16 * 9 + 1 + 1
 
 
+def test_folded_pixels_lose_nothing_and_cost_a_wider_stage_no_more() -> None:
+    """trials.md counts 19.3 M multiply-accumulates for pair F: width 32 on 16 x 16 x 12."""
+    pair = make_pair(PairConfig(width=32, d=32, patch=2))
+    assert round(encoder_cost(pair).macs / 1e6, 1) == 19.3
+    image = torch.arange(4 * 6 * 3, dtype=torch.uint8).reshape(1, 4, 6, 3)
+    folded = pair.encoder.fold(image.permute(0, 3, 1, 2).float())
+    assert folded.shape == (1, 12, 2, 3)
+    assert folded[0, :, 1, 2].reshape(3, 2, 2).permute(1, 2, 0).equal(image[0, 2:, 4:].float())
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 4), (2, 3)])
 @pytest.mark.parametrize("grid", [1, 2, 3, 4])
 def test_grid_pool_is_adaptive_average_pooling(size: tuple[int, int], grid: int) -> None:
@@ -83,6 +93,8 @@ def test_strides_fit_the_image() -> None:
         {"grid": 0},
         {"width": 0},
         {"decoder_width": 0},
+        {"patch": 0},
+        {"patch": 3},
         {"classes": 1},
         {"image": (0, 8, 1)},
     ],

@@ -8,6 +8,7 @@
     │   ├── BundleNotFoundError           nothing there
     │   ├── BundleCorruptError            a file is missing, altered or malformed
     │   ├── BundleVersionError            a format version we do not speak
+    │   ├── SignatureError                not signed by the key that is trusted
     │   └── UnknownVariantError           the bundle holds no such variant or entropy model
     ├── CodecError
     │   ├── NonFiniteLatentError          ours: a latent holds NaN or infinity
@@ -25,13 +26,18 @@
     │   ├── UnknownSensorError            no sensor of that name has connected
     │   └── CommandRefusedError           the sensor refused the command, or did not answer in time
     ├── SourceError                       the image source cannot be opened or has ended badly
-    │   └── ImageError                    one image cannot be read; the rest of the source is fine
+    │   ├── ImageError                    one image cannot be read; the rest of the source is fine
+    │   └── BrokenTailError               a recorded source ends before what it says of itself
+    ├── SpoolError                        the file that keeps coded messages cannot be used
+    │   ├── SpoolDamagedError             it, or one of its messages, is not as it was written
+    │   └── DiskFullError                 there is no room on the disk
     ├── ServerUnavailableError            nobody answers at the address
     ├── ListenError                       the address cannot be listened on
     ├── InferenceError                    an ONNX graph cannot be loaded or run
     ├── DataError                         a data set is missing or unusable
     ├── CheckpointError                   a checkpoint is of another run, or cannot be saved
     └── TrainingError                     training cannot go on (a NaN loss, out of memory)
+        └── StoppedError              it was asked to stop, and has saved
 
 A ``LatentwireError`` says in one line what is wrong and what to do; the command line prints that line and
 exits with status 1. What a peer sent is refused with its error's class name (``error_name``), so that both
@@ -66,6 +72,10 @@ class BundleCorruptError(BundleError):
 
 class BundleVersionError(BundleError):
     """The bundle's format version is not supported."""
+
+
+class SignatureError(BundleError):
+    """The bundle is not signed, or not by the key that is trusted; or a key cannot be read."""
 
 
 class UnknownVariantError(BundleError):
@@ -140,6 +150,22 @@ class ImageError(SourceError):
     """One image cannot be read; the rest of the source is fine."""
 
 
+class BrokenTailError(SourceError):
+    """A recorded source ends before what it says of itself."""
+
+
+class SpoolError(LatentwireError):
+    """The file that keeps coded messages cannot be used."""
+
+
+class SpoolDamagedError(SpoolError):
+    """The spool, or one of its messages, is not as it was written."""
+
+
+class DiskFullError(SpoolError):
+    """There is no room on the disk."""
+
+
 class ServerUnavailableError(LatentwireError):
     """Nobody answers at the server's address."""
 
@@ -162,6 +188,10 @@ class CheckpointError(LatentwireError):
 
 class TrainingError(LatentwireError):
     """Training cannot go on."""
+
+
+class StoppedError(TrainingError):
+    """A training was asked to stop, and has saved where it is."""
 
 
 def error_named(details: str) -> LatentwireError | None:

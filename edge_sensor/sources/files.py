@@ -22,21 +22,43 @@ def image_suffixes() -> frozenset[str]:
 _NO_PICTURES = ("MPEG",)  # Pillow names the format, but reads no picture from it
 
 
-class FileSource:
-    """Image files in a given order, read one at a time.
+class FileReader:
+    """Reads image files below ``root``, the folder or the one file that was named.
 
-    ``root`` is the file, or the folder, whose files are taken recursively in sorted order; hidden ones and
-    those whose ending no image has are left out. The nearest folder below ``root`` named as a class of the
-    bundle is an image's truth. Raises SourceError if there is nothing to read.
+    The nearest folder below ``root`` named as a class of the bundle is an image's truth.
     """
-
-    live = False
 
     def __init__(self, root: Path, spec: InputSpec, classes: tuple[str, ...]) -> None:
         self._root = root
         self._spec = spec
         self._known = {label: index for index, label in enumerate(classes)}
-        self._paths = [root] if root.is_file() else _images_below(root)
+
+    def item(self, path: Path) -> str:
+        """What an image is called."""
+        return str(path.relative_to(self._root)) if path != self._root else path.name
+
+    def read(self, path: Path) -> Frame:
+        """The image in a file; ImageError if it cannot be read."""
+        item = self.item(path)
+        image = read_picture(path, self._spec)
+        return Frame(item, image, self._truth(Path(item)), time.monotonic())
+
+    def _truth(self, item: Path) -> int | None:
+        return next((self._known[p.name] for p in item.parents if p.name in self._known), None)
+
+
+class FileSource:
+    """Image files in a given order, read one at a time.
+
+    ``root`` is the file, or the folder, whose files are taken recursively in sorted order; hidden ones and
+    those whose ending no image has are left out. Raises SourceError if there is nothing to read.
+    """
+
+    live = False
+
+    def __init__(self, root: Path, spec: InputSpec, classes: tuple[str, ...]) -> None:
+        self._reader = FileReader(root, spec, classes)
+        self._paths = [root] if root.is_file() else images_below(root)
         if not self._paths:
             raise SourceError(f"the folder {root} holds no image files; put images in it or name another source")
         self.description = f"{root}, {len(self._paths)} images"
@@ -44,19 +66,14 @@ class FileSource:
     def __iter__(self) -> Iterator[Frame | Dropped]:
         """Each file once; one that cannot be read is dropped as ImageError."""
         for path in self._paths:
-            item = str(path.relative_to(self._root)) if path != self._root else path.name
             try:
-                image = read_picture(path, self._spec)
+                yield self._reader.read(path)
             except ImageError as error:
-                yield Dropped(item, error.error_name)
-            else:
-                yield Frame(item, image, self._truth(Path(item)), time.monotonic())
-
-    def _truth(self, item: Path) -> int | None:
-        return next((self._known[p.name] for p in item.parents if p.name in self._known), None)
+                yield Dropped(self._reader.item(path), error.error_name)
 
 
-def _images_below(root: Path) -> list[Path]:
+def images_below(root: Path) -> list[Path]:
+    """Image files below a folder, sorted; hidden ones, and those in hidden folders, are left out."""
     suffixes = image_suffixes()
     found: list[Path] = []
     for folder, folders, files in os.walk(root):

@@ -11,6 +11,7 @@
 ``training.folders`` reads the images it trains on by the same rules.
 """
 
+import io
 import warnings
 from pathlib import Path
 
@@ -30,10 +31,19 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 def read_picture(path: Path, spec: InputSpec) -> NDArray[np.uint8]:
     """The picture in a file as (height, width, channels) of ``spec``; ImageError if it cannot be read."""
+    return _read(path, str(path), spec)
+
+
+def picture_from_bytes(content: bytes, name: str, spec: InputSpec) -> NDArray[np.uint8]:
+    """As ``read_picture``, of a file's ``content``; ``name`` is for the error."""
+    return _read(io.BytesIO(content), name, spec)
+
+
+def _read(file: Path | io.BytesIO, name: str, spec: InputSpec) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise ImageError(f"{path}: {picture.width} x {picture.height} pixels are too many; scale it down")
+                raise ImageError(f"{name}: {picture.width} x {picture.height} pixels are too many; scale it down")
             side = _DRAFT_FACTOR * max(spec.width, spec.height)
             picture.draft(None, (side, side))
             picture.load()
@@ -41,7 +51,7 @@ def read_picture(path: Path, spec: InputSpec) -> NDArray[np.uint8]:
     except ImageError:
         raise
     except Exception as error:  # on damaged files Pillow's readers raise whatever they stumble over
-        raise ImageError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        raise ImageError(f"{name} cannot be read as an image ({error}); replace or remove it") from error
 
 
 def fit_picture(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from edge_sensor.capture import BEHIND, start_capture
+from edge_sensor.capture import BEHIND, CaptureCounts, start_capture
 from edge_sensor.frame_queue import FrameQueue, OpenMessage
-from edge_sensor.sources import Dropped, Frame
+from edge_sensor.sources import Dropped, Found, Frame, Idle, Lost, Skipped
 from latentwire.errors import ImageError, SourceError
 
 
@@ -27,11 +27,11 @@ class Recorded:
     live = False
     description = "a list"
 
-    def __init__(self, *found: Frame | Dropped) -> None:
+    def __init__(self, *found: Found) -> None:
         self.found = found
         self.rounds = 0
 
-    def __iter__(self) -> Iterator[Frame | Dropped]:
+    def __iter__(self) -> Iterator[Found]:
         self.rounds += 1
         yield from self.found
 
@@ -150,12 +150,34 @@ def test_a_source_that_gives_not_one_image_is_an_error_rather_than_an_endless_ro
     assert drops.counts == {"ImageError": 1}
 
 
+def test_the_capture_thread_counts_what_is_no_image_to_send() -> None:
+    found = (Skipped("fps"), frame(0), Lost(), Idle(), Skipped("fps"), Skipped("blank"), Lost())
+    queue, counts = FrameQueue(4), CaptureCounts(clock=lambda: 7.0)
+    assert counts.silent_s() is None
+    start_capture(Recorded(*found), queue, Drops(), again=False, counts=counts).join(2)
+    assert (counts.captured, counts.skipped(), counts.losses, counts.lost) == (1, {"fps": 2, "blank": 1}, 2, True)
+    assert counts.silent_s() == 0.0
+
+
+def test_a_source_that_has_nothing_new_still_ends_with_the_queue() -> None:
+    class Waiting(Recorded):
+        def __iter__(self) -> Iterator[Found]:
+            while True:
+                yield Idle()
+
+    queue = FrameQueue(4)
+    thread = start_capture(Waiting(), queue, Drops(), again=False)
+    queue.end()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"), [(ImageError("torn"), "torn"), (RuntimeError("odd"), "a list failed: RuntimeError")]
 )
 def test_a_source_that_fails_ends_the_queue_with_its_error(raised: Exception, expected: str) -> None:
     class Failing(Recorded):
-        def __iter__(self) -> Iterator[Frame | Dropped]:
+        def __iter__(self) -> Iterator[Found]:
             yield frame(0)
             raise raised
 

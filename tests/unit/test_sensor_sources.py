@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_sensor.sources import Dropped, Frame, open_source, video
+from edge_sensor.sources import Dropped, Found, Frame, av_input, open_source
 from latentwire.bundle import InputSpec
 from latentwire.errors import DataError, SourceError
 
@@ -20,11 +20,11 @@ def put_image(path: Path, value: int = 9) -> None:
     Image.new("L", (8, 8), value).save(path)
 
 
-def read(name: object, spec: InputSpec = GREY, classes: tuple[str, ...] = CLASSES) -> list[Frame | Dropped]:
+def read(name: object, spec: InputSpec = GREY, classes: tuple[str, ...] = CLASSES) -> list[Found]:
     return list(open_source(str(name), spec, classes))
 
 
-def frames(found: list[Frame | Dropped]) -> list[Frame]:
+def frames(found: list[Found]) -> list[Frame]:
     return [frame for frame in found if isinstance(frame, Frame)]
 
 
@@ -90,20 +90,15 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "/no/such/file.png", "digit"])
 def test_a_source_that_is_nothing_says_what_there_is(name: str) -> None:
-    with pytest.raises(SourceError, match="name a file, a folder, a camera's index, or a data set"):
+    with pytest.raises(SourceError, match="name a file, a folder, a camera's index, a stream's URL, or a data set"):
         open_source(name, GREY, CLASSES)
 
 
-def test_a_camera_that_is_not_there_is_said() -> None:
-    with pytest.raises(SourceError, match="no camera /dev/video97"):
-        open_source("97", GREY, CLASSES)
-
-
-def make_video(path: Path, pictures: int = 12) -> Path:
+def make_video(path: Path, pictures: int = 12, codec: str = "mpeg4", **options: str) -> Path:
     av = pytest.importorskip("av")
     noise = np.random.default_rng(3)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
         for number in range(pictures):
             pixels = (20 + 5 * number + noise.integers(-9, 10, (32, 32, 3))).astype(np.uint8)
@@ -122,13 +117,65 @@ def test_a_video_gives_its_pictures_in_order(tmp_path: Path) -> None:
     assert all(frame.image.shape == (16, 16, 3) for frame in found)
 
 
-def test_a_video_with_a_broken_tail_gives_what_is_whole(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "film.mkv", 40)
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("film.mkv", "mpeg4", {}),
+        ("film.mkv", "libx264", {}),
+        ("film.webm", "libvpx", {}),
+        ("film.avi", "mpeg4", {}),
+        ("film.mp4", "mpeg4", {"movflags": "faststart"}),
+    ],
+)
+def test_a_video_with_a_broken_tail_gives_what_is_whole_and_says_so(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_video(tmp_path / name, 60, codec, **options)
+    assert not [each for each in read(path, RGB) if isinstance(each, Dropped)], "whole"
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+    path.write_bytes(content[: len(content) * 7 // 10])
     found = read(path, RGB)
-    assert 5 < len(frames(found)) < 40
-    assert all(drop.reason == "ImageError" for drop in found if isinstance(drop, Dropped))
+    assert 5 < len(frames(found)) < 60
+    assert found[-1] == Dropped(f"{name}#tail", "BrokenTailError")
+    assert {drop.reason for drop in found[:-1] if isinstance(drop, Dropped)} <= {"ImageError"}
+    (message,) = caplog.messages
+    assert message.startswith(f"video {name} is broken after {len(found) - 1} pictures: it states ")
+
+
+def test_a_torn_picture_of_a_video_is_not_sent(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "film.mkv", 60, "libx264")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = bytes(300)
+    path.write_bytes(content)
+    found = read(path, RGB)
+    assert "ImageError" in {drop.reason for drop in found if isinstance(drop, Dropped)}
+    assert len(frames(found)) > 20
+
+
+def test_a_video_of_jpegs(tmp_path: Path) -> None:
+    found = frames(read(make_jpegs(tmp_path / "film.avi"), RGB))
+    means = [int(frame.image.mean()) for frame in found]
+    assert np.abs(np.array(means) - 20 - 5 * np.arange(12)).max() < 5
+
+
+def make_jpegs(path: Path) -> Path:
+    av = pytest.importorskip("av")
+    noise = np.random.default_rng(3)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+        for number in range(12):
+            pixels = (20 + 5 * number + noise.integers(-9, 10, (32, 32, 3))).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "plain.mp4").rename("rec 12:30.mp4")
+    assert len(frames(read("rec 12:30.mp4", RGB))) == 12
 
 
 def test_a_damaged_picture_of_a_video_costs_no_more_than_itself(tmp_path: Path) -> None:
@@ -166,16 +213,6 @@ def test_without_pyav_a_video_says_what_to_install(tmp_path: Path, monkeypatch: 
         raise ImportError(name)
 
     (tmp_path / "film.mp4").write_bytes(b"x")
-    monkeypatch.setattr(video, "import_module", missing)
+    monkeypatch.setattr(av_input, "import_module", missing)
     with pytest.raises(SourceError, match="pip install av"):
         open_source(str(tmp_path / "film.mp4"), RGB, CLASSES)
-
-
-def test_a_camera_is_live_and_its_loss_ends_it_with_an_error(tmp_path: Path) -> None:
-    source = video.CameraSource(make_video(tmp_path / "camera.mp4"), RGB, container_format="mp4")
-    assert source.live
-    found = []
-    with pytest.raises(SourceError, match="is it plugged in"):
-        for frame in source:
-            found.append(frame)
-    assert len(found) == 12

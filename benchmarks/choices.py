@@ -30,10 +30,11 @@ from latentwire.codec.latent_codec import LatentCodec
 from latentwire.codec.parameters import CodecParameters
 from latentwire.codec.quantizer import dequantize
 from latentwire.datasets import Dataset
+from latentwire.errors import DataError
 from latentwire.operating_point import OperatingPoint
 from latentwire.report import write_json
 from training.data import load_split, split_validation
-from training.evaluation import Encoded, answer, encode_dataset
+from training.evaluation import DecodeLatents, Encoded, ToldDecoder, answer, encode_dataset
 from training.fit import fit_histogram
 from training.fit_anchored import DOUBTED_SHARE, fit_anchored, path
 from training.steps import STEP_RULES, StepRule, step_weights
@@ -55,6 +56,7 @@ class Trial:
     subject: Subject
     train: Encoded
     validation: Encoded
+    decode: DecodeLatents
 
 
 def main(
@@ -64,7 +66,7 @@ def main(
 ) -> None:
     """Compare and print."""
     trial = _trial(load_subject(bundle, None, data_root), data_root)
-    anchored = fit_anchored(trial.train, trial.validation, trial.subject.decode)
+    anchored = fit_anchored(trial.train, trial.validation, trial.decode)
     paper = fit_histogram(trial.train.latent)
     console = Console(width=110)
     rows: Rows = []
@@ -83,12 +85,14 @@ def main(
 
 def _trial(subject: Subject, data_root: Path | None) -> Trial:
     """Encode the images that the bundle was trained on, and those held out from them."""
+    if isinstance(subject.decode, ToldDecoder):
+        raise DataError("models are fitted to a decoder that is told nothing: give the bundle before its upgrade")
     trained = subject.bundle.manifest.training
     held, kept = int(str(trained["validation_images"])), int(str(trained["train_images"]))
     whole = load_split(str(trained["data"]), data_root, "train")
     splits: tuple[Dataset, Dataset] = split_validation(whole, held / (held + kept), int(str(trained["seed"])))
     train, validation = (encode_dataset(subject.bundle, None, split) for split in splits)
-    return Trial(subject, train, validation)
+    return Trial(subject, train, validation, subject.decode)
 
 
 def _anchored_at(trial: Trial, parameters: CodecParameters) -> CodecAt:
@@ -110,7 +114,7 @@ def _step_rules(trial: Trial, anchored: CodecParameters, paper: CodecParameters)
     spread = trial.train.latent.std(0, dtype=np.float64)
     for name in STEP_RULES:
         rule: StepRule = name  # type: ignore[assignment]  # they are its names
-        weights = step_weights(rule, trial.validation.latent, spread, trial.subject.decode)
+        weights = step_weights(rule, trial.validation.latent, spread, trial.decode)
         rows += _curve(trial, "anchored", name, _anchored_at(trial, replace(anchored, weights=weights)))
         rows += _curve(trial, "histogram", name, _paper_at(replace(paper, weights=weights)))
     return rows
@@ -139,7 +143,7 @@ def _curve(
     trial: Trial, model: str, name: str, at: CodecAt, rounding: Rounding = nearest, centre: bool = False
 ) -> Rows:
     """Bits of a refined image and what they keep, at every step scale."""
-    encoded, decode = trial.subject.encoded, trial.subject.decode
+    encoded, decode = trial.subject.encoded, trial.decode
     codec = at(1.0)
     posterior = log_posterior(codec.parameters, encoded.latent, encoded.head_logits)
     doubts = doubt(posterior)
@@ -176,7 +180,7 @@ def _log_probabilities(logits: Latents) -> Reals:
 
 def _doubts(trial: Trial) -> Rows:
     """Accuracy when the most doubted images, by each score, are refined without quantization."""
-    encoded, decode = trial.subject.encoded, trial.subject.decode
+    encoded = trial.subject.encoded
     parameters = trial.subject.parameters("anchored")
     posterior = log_posterior(parameters, encoded.latent, encoded.head_logits)
     likely = np.sort(np.exp(posterior), axis=1)
@@ -189,6 +193,10 @@ def _doubts(trial: Trial) -> Rows:
     anchor = posterior.argmax(axis=1).astype(np.int32)
     labels = encoded.labels
     level = np.zeros(len(labels), np.int32)
+
+    def decode(latent: Latents, anchor: NDArray[np.int32], level: NDArray[np.int32]) -> Latents:
+        return trial.decode(latent)
+
     wrong = answer(encoded.latent, level, anchor, parameters.anchors, decode) != labels
     rows: Rows = []
     for name, score in scores.items():

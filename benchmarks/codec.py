@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.codec_speed import bulk_decoding, portable_coder, sensor_time
 from benchmarks.other_coders import load_rans, through_other_coders
 from latentwire.bundle import Bundle, load_bundle
+from latentwire.codec.choice import log_posterior
 from latentwire.codec.latent_codec import EncodedBatch, LatentCodec
 from latentwire.codec.parameters import CodecParameters
 from latentwire.datasets import Dataset, load_test
@@ -23,7 +24,7 @@ from latentwire.messages import LatentBatch
 from latentwire.operating_point import OperatingPoint
 from latentwire.report import Value
 from latentwire.wire import from_sensor_to_proto, grpc_bytes
-from training.evaluation import DecodeLatents, Encoded, decoder, encode_dataset, measure
+from training.evaluation import AnyDecoder, Encoded, at_point, decoder, encode_dataset, measure
 
 MESSAGE_SIZES = (1, 4, 16, 64, 256)
 IMAGES_PER_MESSAGE = 64
@@ -54,7 +55,7 @@ class Subject:
     bundle: Bundle
     dataset: Dataset
     encoded: Encoded
-    decode: DecodeLatents
+    decode: AnyDecoder
 
     @property
     def variant(self) -> str:
@@ -115,7 +116,11 @@ def run_codec_bench(config: CodecBenchConfig, progress: Progress = lambda _: Non
 
 def knob(subject: Subject, progress: Progress) -> list[Row]:
     """Accuracy and bits at every knot of each model's frontier and half-way between knots, and of the bare pair."""
-    answers = subject.decode(subject.encoded.latent).argmax(axis=1)
+    model, encoded = subject.bundle.manifest.variant().default_model, subject.encoded
+    finest = subject.parameters(model).rate_max
+    point = OperatingPoint.derive(subject.parameters(model), subject.variant, model, finest)
+    anchor = log_posterior(point.codec.parameters, encoded.latent, encoded.head_logits).argmax(axis=1).astype(np.int32)
+    answers = at_point(subject.decode, point)(encoded.latent, anchor, np.ones_like(anchor)).argmax(axis=1)
     whole = float(np.mean(answers == subject.encoded.labels))
     rows: list[Row] = [subject.row("pair") | {"images": len(answers), "accuracy": whole}]
     for model in subject.models:

@@ -22,7 +22,9 @@ from latentwire.bundle import shipped_bundles
 from latentwire.codec import runs
 from latentwire.codec.choice import Choice, log_posterior
 from latentwire.codec.latent_codec import LatentCodec
+from latentwire.operating_point import OperatingPoint
 from latentwire.report import write_json
+from training.evaluation import at_point
 
 IMAGES_PER_MESSAGE = 64
 MESSAGES = 400
@@ -91,11 +93,14 @@ WAYS: dict[str, Choose] = {"each by itself": by_itself, "in runs": in_runs, "cho
 
 def _measure(subject: Subject, persistence: float, seed: int) -> list[dict[str, Any]]:
     entry = subject.bundle.manifest.variant()
-    codec = subject.codec(entry.default_model, entry.model().rate_min)
+    lowest = entry.model().rate_min
+    point = OperatingPoint.derive(subject.parameters(entry.default_model), subject.variant, entry.default_model, lowest)
+    codec = point.codec
     encoded = subject.encoded
     order = stream_order(encoded.labels, persistence, MESSAGES * IMAGES_PER_MESSAGE, seed)
     entropy = source_entropy_bits(persistence, int(encoded.labels.max()) + 1)
-    answer_to = subject.decode(codec.anchors).argmax(axis=1)
+    every = np.arange(len(codec.anchors), dtype=np.int32)
+    answer_to = at_point(subject.decode, point)(codec.anchors, every, np.zeros_like(every)).argmax(axis=1)
     rows = []
     for way, choose in WAYS.items():
         beyond_first, payload, right = 0.0, 0, 0

@@ -7,12 +7,16 @@ import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from latentwire.errors import InferenceError
+from latentwire.operating_point import PLAIN_CONDITIONS
 
 WARM_UP_IMAGES = (1, 16)
 
 
 class Decoder:
-    """latent (N, d) float32 -> label and its probability. Threads may share it."""
+    """latent (N, d) float32 -> label and its probability. Threads may share it.
+
+    ``conditions`` is how many conditions an image it takes beside the latent, 0 for none.
+    """
 
     def __init__(self, path: Path, d: int, classes: int, threads: int = 0) -> None:
         """Load ``decoder.onnx`` and run it once; ``threads`` 0 takes one a core. Raises InferenceError."""
@@ -27,18 +31,27 @@ class Decoder:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
             raise InferenceError(f"{path} cannot be loaded: {_first_line(error)}; fetch the bundle again") from error
-        names = [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]
-        if names != (["latent"], ["logits"]):
+        inputs = self._session.get_inputs()
+        names = [i.name for i in inputs], [o.name for o in self._session.get_outputs()]
+        if names[0] not in (["latent"], ["latent", "conditions"]) or names[1] != ["logits"]:
             raise InferenceError(
-                f"{path} is no decoder: it takes {names[0]} and gives {names[1]}, not latent -> logits"
+                f"{path} is no decoder: it takes {names[0]} and gives {names[1]}, not latent [, conditions] -> logits"
             )
+        self.conditions = 0 if len(inputs) == 1 else _width(path, inputs[1].shape)
         for images in WARM_UP_IMAGES:
-            self.run(np.zeros((images, d), np.float32))
+            conditions = np.zeros((images, self.conditions), np.float32) if self.conditions else None
+            self.run(np.zeros((images, d), np.float32), conditions)
 
-    def run(self, latent: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Labels (N,) and their softmax probabilities (N,) of ``latent`` (N, d); raises InferenceError."""
+    def run(
+        self, latent: NDArray[np.float32], conditions: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Labels (N,) and their softmax probabilities (N,) of ``latent`` (N, d); raises InferenceError.
+
+        ``conditions`` (N, ``self.conditions``) are ``OperatingPoint.conditions``, None where it takes none.
+        """
+        inputs = {"latent": latent} if conditions is None else {"latent": latent, "conditions": conditions}
         try:
-            (logits,) = self._session.run(["logits"], {"latent": latent})
+            (logits,) = self._session.run(["logits"], inputs)
         except Exception as error:
             raise InferenceError(f"{self._path} cannot be run: {_first_line(error)}") from error
         if logits.shape != (len(latent), self._classes):
@@ -59,6 +72,13 @@ def most_likely(logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray
         top = np.take_along_axis(logits, label[:, None], axis=1)
         probability = 1.0 / np.exp(logits - top).sum(axis=1)
     return label, np.where(np.isfinite(logits).all(axis=1), probability, 0.0).astype(np.float32)
+
+
+def _width(path: Path, shape: list[int | str]) -> int:
+    width = shape[-1]
+    if len(shape) != 2 or not isinstance(width, int) or width < PLAIN_CONDITIONS:
+        raise InferenceError(f"{path} takes conditions of shape {shape}, not (N, {PLAIN_CONDITIONS} or more)")
+    return width
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from latentwire.messages import LatentBatch, OperatingPointName, Results
 from latentwire.operating_point import OperatingPoint, OperatingPoints
 
 log = logging.getLogger("latentwire.server")
+
+KEPT_ANSWERS = 64  # tables of answers to anchors: as many as operating points are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,12 @@ class ServedPoint:
     point: OperatingPoint
     decoder: Decoder
     anchors: AnchorAnswers
+
+    def conditions(self, decoded: DecodedBatch, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """What the decoder is told of some images of a batch beside their latents, None if it takes nothing."""
+        if not self.decoder.conditions:
+            return None
+        return self.point.conditions(decoded.anchor[rows], decoded.level[rows], self.decoder.conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +80,24 @@ class Pipeline:
             for name, variant in manifest.variants.items()
         }
         self._points = OperatingPoints(bundle)
-        self._anchors = {
-            (name, model): AnchorAnswers(*self._decoders[name].run(bundle.codec_parameters(name, model).anchors))
-            for name, variant in manifest.variants.items()
-            for model in variant.models
-        }
+        self._anchors = lru_cache(maxsize=KEPT_ANSWERS)(self._ask_about_anchors)
+        for name, variant in manifest.variants.items():
+            for model in variant.models:
+                self.derive(name, model, bundle.codec_parameters(name, model).rate_min)
 
     def derive(self, variant: str, model: str, rate_scale: float) -> ServedPoint:
         """The operating point of that name; raises UnknownVariantError or RateScaleError."""
         point = self._points.get(variant, model, rate_scale)
-        return ServedPoint(point, self._decoders[variant], self._anchors[variant, model])
+        decoder = self._decoders[variant]
+        # a decoder that is not told of the point answers alike at all of them
+        return ServedPoint(point, decoder, self._anchors(variant, model, point if decoder.conditions else None))
+
+    def _ask_about_anchors(self, variant: str, model: str, point: OperatingPoint | None) -> AnchorAnswers:
+        decoder, anchors = self._decoders[variant], self.bundle.codec_parameters(variant, model).anchors
+        if point is None:
+            return AnchorAnswers(*decoder.run(anchors))
+        every = np.arange(len(anchors), dtype=np.int32)
+        return AnchorAnswers(*decoder.run(anchors, point.conditions(every, np.zeros_like(every), decoder.conditions)))
 
     def verify(self, names: Sequence[OperatingPointName]) -> list[ServedPoint]:
         """The operating points a sensor announced; TableDigestError where its tables are not ours."""
@@ -124,7 +141,10 @@ def _classify(jobs: list[Job], decoded: list[DecodedBatch]) -> list[Answered]:
         if len(refined[j]):
             by_decoder.setdefault(job.served.decoder, []).append(j)
     for decoder, members in by_decoder.items():
-        labels, probabilities = decoder.run(np.concatenate([decoded[j].latent[refined[j]] for j in members]))
+        latent = np.concatenate([decoded[j].latent[refined[j]] for j in members])
+        told = [jobs[j].served.conditions(decoded[j], refined[j]) for j in members]
+        conditions = [rows for rows in told if rows is not None]  # all or none: they are of one decoder
+        labels, probabilities = decoder.run(latent, np.concatenate(conditions) if conditions else None)
         start = 0
         for j in members:
             end = start + len(refined[j])

@@ -1,12 +1,19 @@
 """Variant + entropy model + rate scale, and the tables that follow from them."""
 
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from latentwire.codec.latent_codec import LatentCodec
 from latentwire.codec.parameters import CodecParameters, locate
+from latentwire.errors import InferenceError
+
+PLAIN_CONDITIONS = 2  # before the anchors' places: level, and rate scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,23 @@ class OperatingPoint:
         point = locate(parameters.frontier, rate_scale)
         codec = LatentCodec(parameters, point)
         return cls(variant, model, float(rate_scale), codec, codec.tables.digest, point.share)
+
+    def conditions(self, anchor: NDArray[np.int32], level: NDArray[np.int32], width: int) -> NDArray[np.float32]:
+        """What a server knows of images for free, for a decoder that takes ``width`` conditions: (N, width) float32.
+
+        A row is the level, log2 of the rate scale, and a one at the place of the image's anchor, nowhere where the
+        model has but one. ``anchor`` and ``level`` are (N,). InferenceError for a decoder of other anchors.
+        """
+        anchors, places = len(self.codec.anchors), width - PLAIN_CONDITIONS
+        if anchors not in (1, places):
+            raise InferenceError(
+                f"the decoder knows {places} anchors, but {self.variant}/{self.model} has {anchors}: export it again"
+            )
+        rows = np.zeros((len(anchor), width), np.float32)
+        rows[:, 0], rows[:, 1] = level, math.log2(self.rate_scale)
+        if anchors > 1:
+            rows[np.arange(len(anchor)), PLAIN_CONDITIONS + anchor] = 1
+        return rows
 
 
 class HasCodecParameters(Protocol):

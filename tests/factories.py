@@ -5,6 +5,7 @@ latent's squared distances from four anchors, ``ANCHOR`` times the unit vectors.
 brightest quadrant, and every number can be worked out by hand.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ SIDE = 8
 D = len(CLASSES)
 ANCHOR = 4.0
 RATE_MIN, RATE_DEFAULT, RATE_MAX = 0.5, 2.0, 8.0
+# what each condition (level, log2 of the rate scale, four anchors) adds to each class's logit
+TOLD = np.array([[0.5, 0, 0, 0], [0, 0.25, 0, 0], *(0.125 * np.eye(D) + 0.0625)], np.float32)
 
 
 def make_bundle(
@@ -119,14 +122,42 @@ def encoder_onnx(head: bool = False) -> bytes:
         outputs.append(helper.make_tensor_value_info("head_logits", TensorProto.FLOAT, ["N", D]))
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", SIDE, SIDE, 1])
     weights = {"means": _quadrant_means()} | (_decoder_weights() if head else {})
-    return _model(nodes, image, outputs, weights)
+    return _model(nodes, [image], outputs, weights)
 
 
 def decoder_onnx() -> bytes:
     """latent (N, 4) -> logits (N, 4)."""
     latent = helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["N", D])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", D])
-    return _model(decoder_nodes("logits"), latent, [logits], _decoder_weights())
+    return _model(decoder_nodes("logits"), [latent], [logits], _decoder_weights())
+
+
+def told_decoder_onnx(places: int = D) -> bytes:
+    """latent (N, 4), conditions (N, 6) -> logits (N, 4): the plain decoder's, plus the conditions times ``TOLD``.
+
+    ``places`` are those for anchors.
+    """
+    latent, conditions = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])
+        for name, width in (("latent", D), ("conditions", 2 + places))
+    )
+    told = np.resize(TOLD, (2 + places, D))
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", D])
+    nodes = [
+        *decoder_nodes("untold"),
+        helper.make_node("MatMul", ["conditions", "told"], ["shift"]),
+        helper.make_node("Add", ["untold", "shift"], ["logits"]),
+    ]
+    return _model(nodes, [latent, conditions], [logits], _decoder_weights() | {"told": told})
+
+
+def replace_decoder(bundle: Bundle, folder: Path, decoder: bytes) -> Bundle:
+    """``bundle`` as it is after its decoder was replaced, in ``folder``; its sensors are not touched."""
+    manifest = bundle.manifest
+    entry = file_entry("new-decoder.onnx", decoder)
+    variants = {name: replace(variant, decoder=entry) for name, variant in manifest.variants.items()}
+    kept = {file.path: (bundle.path / file.path).read_bytes() for file in manifest.files("sensor")}
+    return write_bundle(folder, replace(manifest, variants=variants), kept | {entry.path: decoder})
 
 
 def decoder_nodes(output: str) -> list[onnx.NodeProto]:
@@ -172,12 +203,12 @@ def _parameters(anchors: NDArray[np.float32], spread: float, frontier: Frontier)
 
 def _model(
     nodes: list[onnx.NodeProto],
-    source: onnx.ValueInfoProto,
+    inputs: list[onnx.ValueInfoProto],
     outputs: list[onnx.ValueInfoProto],
     weights: dict[str, NDArray[np.float32]],
 ) -> bytes:
     initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "test", [source], outputs, initializers)
+    graph = helper.make_graph(nodes, "test", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()

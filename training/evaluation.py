@@ -13,7 +13,28 @@ from latentwire.errors import DataError
 from latentwire.operating_point import OperatingPoint
 from training.inference import OnnxGraph
 
-DecodeLatents = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+DecodeLatents = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # latents (N, d) -> logits (N, C)
+# latents (N, d), anchors (N,) and levels (N,) -> logits (N, C)
+DecodeImages = Callable[[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class ToldDecoder:
+    """A decoder that is told of the message: ``run`` takes latents (N, d) and conditions (N, ``width``), and gives
+    logits (N, C)."""
+
+    run: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+    width: int
+
+
+AnyDecoder = DecodeLatents | ToldDecoder
+
+
+def at_point(decode: AnyDecoder, point: OperatingPoint) -> DecodeImages:
+    """``decode`` as the server runs it at an operating point."""
+    if not isinstance(decode, ToldDecoder):
+        return lambda latent, anchor, level: decode(latent)
+    return lambda latent, anchor, level: decode.run(latent, point.conditions(anchor, level, decode.width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +54,11 @@ def encode_dataset(bundle: Bundle, variant: str | None, dataset: Dataset, batch:
     return Encoded(outputs["latent"], outputs.get("head_logits"), dataset.labels)
 
 
-def decoder(bundle: Bundle, variant: str | None, batch: int = 256) -> DecodeLatents:
-    """The bundle's decoder: latents (N, d) -> logits (N, C)."""
+def decoder(bundle: Bundle, variant: str | None, batch: int = 256) -> AnyDecoder:
+    """The bundle's decoder."""
     graph = OnnxGraph(bundle.decoder_path(variant))
+    if graph.conditions:
+        return ToldDecoder(lambda latent, told: graph.run(latent, batch, told)["logits"], graph.conditions)
     return lambda latent: graph.run(latent, batch)["logits"]
 
 
@@ -66,9 +89,7 @@ class Measurement:
     image_bits: NDArray[np.float64]
 
 
-def measure(
-    point: OperatingPoint, encoded: Encoded, decode: DecodeLatents, images_per_message: int = 64
-) -> Measurement:
+def measure(point: OperatingPoint, encoded: Encoded, decode: AnyDecoder, images_per_message: int = 64) -> Measurement:
     """Code every image in messages of ``images_per_message``, decode them, and count.
 
     Raises AssertionError if a message does not decode to the very symbols that were coded.
@@ -89,7 +110,7 @@ def measure(
         np.concatenate([getattr(message, name) for message in coded])
         for name in ("anchor", "level", "indices", "image_bits")
     )
-    answers = answer(np.concatenate(latents), level, anchor, codec.anchors, decode)
+    answers = answer(np.concatenate(latents), level, anchor, codec.anchors, at_point(decode, point))
     images = len(answers)
     row = TableRow(
         model=point.model,
@@ -110,14 +131,15 @@ def answer(
     level: NDArray[np.int32],
     anchor: NDArray[np.int32],
     anchors: NDArray[np.float32],
-    decode: DecodeLatents,
+    decode: DecodeImages,
 ) -> NDArray[np.int64]:
     """The server's labels (N,): the decoder's for refined images, its answer to the bare anchor for the others."""
-    of_anchor = decode(anchors).argmax(axis=1)
+    every = np.arange(len(anchors), dtype=np.int32)
+    of_anchor = decode(anchors, every, np.zeros_like(every)).argmax(axis=1)
     answers: NDArray[np.int64] = of_anchor[anchor].astype(np.int64)
     refined = level > 0
     if refined.any():
-        answers[refined] = decode(latent[refined]).argmax(axis=1)
+        answers[refined] = decode(latent[refined], anchor[refined], level[refined]).argmax(axis=1)
     return answers
 
 
@@ -126,7 +148,7 @@ def sweep(
     model: str,
     variant: str,
     encoded: Encoded,
-    decode: DecodeLatents,
+    decode: AnyDecoder,
     rate_scales: Iterable[float],
     images_per_message: int = 64,
 ) -> list[TableRow]:

@@ -15,7 +15,8 @@ BATCH = 256  # images a run: more costs memory and saves no time
 class OnnxGraph:
     """An encoder or a decoder, exported; ``threads`` are ONNX Runtime's, None for its own choice.
 
-    InferenceError if the file is missing or no graph of one input.
+    ``conditions`` is how many conditions an image a decoder takes beside the latent, 0 for none. InferenceError if
+    the file is missing, or no graph of one input and perhaps conditions.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -29,23 +30,34 @@ class OnnxGraph:
             raise InferenceError(f"{path} cannot be loaded ({_line(error)}): export it again") from error
         self._path = path
         inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            raise InferenceError(f"{path} has {len(inputs)} inputs, not one: it is no encoder or decoder")
+        if not inputs or [given.name for given in inputs[1:]] not in ([], ["conditions"]):
+            names = [given.name for given in inputs]
+            raise InferenceError(f"{path} takes {names}: it is no encoder or decoder")
         self._input = inputs[0].name
+        self.conditions: int = inputs[1].shape[1] if len(inputs) > 1 else 0
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
-    def run(self, values: NDArray[Any], batch: int = BATCH) -> dict[str, NDArray[np.float32]]:
+    def run(
+        self, values: NDArray[Any], batch: int = BATCH, conditions: NDArray[np.float32] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Each output, (N, ...) float32, by name.
 
         ``values`` are images (N, H, W, C) uint8 for an encoder, latents (N, d) float32 for a decoder; N may be 0.
+        ``conditions`` (N, ``self.conditions``) float32 go with the latents of a decoder that takes them.
         InferenceError if the graph cannot take them.
         """
-        parts = [self._run(values[start : start + batch]) for start in range(0, max(len(values), 1), batch)]
+        parts = [
+            self._run(values[start : start + batch], None if conditions is None else conditions[start : start + batch])
+            for start in range(0, max(len(values), 1), batch)
+        ]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
 
-    def _run(self, values: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def _run(self, values: NDArray[Any], conditions: NDArray[np.float32] | None) -> dict[str, NDArray[np.float32]]:
+        given = {self._input: np.ascontiguousarray(values)}
+        if conditions is not None:
+            given["conditions"] = conditions
         try:
-            outputs = self._session.run(None, {self._input: np.ascontiguousarray(values)})
+            outputs = self._session.run(None, given)
         except Exception as error:  # as above
             raise InferenceError(f"{self._path} failed on {values.dtype} {values.shape}: {_line(error)}") from error
         return {name: np.asarray(v, np.float32) for name, v in zip(self.outputs, outputs, strict=True)}

@@ -37,11 +37,12 @@ class CountingDecoder:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
+        self.conditions = decoder.conditions
         self.runs: list[int] = []
 
-    def run(self, latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, latent: np.ndarray, conditions: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         self.runs.append(len(latent))
-        return self._decoder.run(latent)
+        return self._decoder.run(latent, conditions)
 
 
 def make_job(

@@ -111,8 +111,9 @@ def test_level_0_is_answered_as_the_bare_anchor_is() -> None:
     latent = np.array([[0, 9], [9, 0], [0, 9]], np.float32)
     asked: list[int] = []
 
-    def watched(latent: np.ndarray) -> np.ndarray:
+    def watched(latent: np.ndarray, anchor: np.ndarray, level: np.ndarray) -> np.ndarray:
         asked.append(len(latent))
+        assert len(anchor) == len(level) == len(latent)
         return latent
 
     level = np.array([0, 1, 1], np.int32)

@@ -1,8 +1,10 @@
 """Every setting of a sensor process, checked once."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+
+from edge_sensor.sources import SourceOptions, without_password
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,8 @@ class SensorConfig:
         bundle: folder of the bundle, or the name of a shipped one.
         server: ``HOST:PORT`` of the server.
         source: ``digits``, ``cifar10`` or ``cifar100`` (their test splits), an image file, a folder of
-            images, a video file, or a camera's index.
+            images, a video file, a camera's index or device file, or the URL of an RTSP or HTTP stream.
+        source_options: which of its images are taken.
         name: the sensor's name, unique among a server's sensors.
         variant: encoder variant; None takes the bundle's default.
         model: entropy model; None takes the variant's default.
@@ -52,6 +55,7 @@ class SensorConfig:
     max_backoff_s: float = 10.0
     grace_s: float = 5.0
     progress: bool = True
+    source_options: SourceOptions = field(default_factory=SourceOptions)
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -80,4 +84,5 @@ class SensorConfig:
 
     def described(self) -> str:
         """All settings in one line, for the log."""
-        return " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"source": without_password(self.source)}
+        return " ".join(f"{name}={value}" for name, value in values.items())

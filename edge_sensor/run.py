@@ -61,7 +61,7 @@ def run_sensor(config: SensorConfig, observe: Observer | None = None) -> SensorR
     encoder = tuner.encoder(point.variant)
     root = None if config.data_root is None else Path(config.data_root)
     classes = bundle.manifest.classes
-    source = open_source(config.source, bundle.manifest.input, classes, root)
+    source = open_source(config.source, bundle.manifest.input, classes, root, config.source_options)
     results = ResultsFile(config.results)
     try:
         ledger = Ledger(classes, results)

@@ -20,6 +20,7 @@ from latentwire.cli import bench as bench_commands
 from latentwire.cli import bundle as bundle_commands
 from latentwire.cli import ctl as ctl_commands
 from latentwire.cli import method as method_commands
+from latentwire.cli import sensor as sensor_commands
 from latentwire.cli import training as training_commands
 from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
 from latentwire.codec import coder as range_coder
@@ -30,6 +31,7 @@ app = typer.Typer(no_args_is_help=True, context_settings=CONTEXT, pretty_excepti
 app.add_typer(bench_commands.app, name="bench")
 app.add_typer(bundle_commands.app, name="bundle")
 app.add_typer(ctl_commands.app, name="ctl")
+app.add_typer(sensor_commands.app, name="sensor")
 app.add_typer(training_commands.app, name="train")
 app.command()(training_commands.export)
 app.command()(training_commands.evaluate)
@@ -81,51 +83,6 @@ def settings(
             context.default_map = tomllib.loads(config.read_text())
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise LatentwireError(f"{config} is no TOML file of settings: {error}") from error
-
-
-@app.command()
-def sensor(
-    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
-    source: Annotated[str, typer.Option(help="digits, cifar10, cifar100, an image, folder, video or camera index.")],
-    bundle: BundleOption = "digits",
-    name: Annotated[str, typer.Option(help="This sensor's name on the server.")] = "sensor",
-    variant: Annotated[str | None, typer.Option(help="The bundle's variant; default: its own.")] = None,
-    model: Annotated[str | None, typer.Option(help="The entropy model; default: the variant's own.")] = None,
-    rate_scale: Annotated[float | None, typer.Option(help="The knob at start; default: the bundle's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images, going round.")] = None,
-    results: Annotated[str | None, typer.Option(help="File for one JSON line an image; - for stdout.")] = None,
-    images_per_message: Annotated[int, typer.Option(min=1, help="Close a message at so many images.")] = 16,
-    delay_s: Annotated[float, typer.Option(min=0.0, help="... or when its first image has waited so long.")] = 0.1,
-    threads: Annotated[int, typer.Option(min=1, help="ONNX Runtime's threads.")] = 1,
-    max_unanswered_images: Annotated[int, typer.Option(min=1, help="Images sent ahead of their results.")] = 256,
-    connect_timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a server never reached.")] = 10.0,
-    data_root: DataRoot = None,
-    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
-) -> None:
-    """Stream a source's images to a server as a few bytes each."""
-    from edge_sensor.config import SensorConfig
-    from edge_sensor.run import run_sensor
-
-    with wrong_use():
-        config = SensorConfig(
-            bundle=bundle,
-            server=server,
-            source=source,
-            name=name,
-            variant=variant,
-            model=model,
-            rate_scale=rate_scale,
-            limit=limit,
-            results=results,
-            images_per_message=images_per_message,
-            delay_s=delay_s,
-            threads=threads,
-            max_unanswered_images=max(max_unanswered_images, images_per_message),
-            connect_timeout_s=connect_timeout_s,
-            data_root=data_root,
-            progress=progress,
-        )
-    run_sensor(config)
 
 
 @app.command()

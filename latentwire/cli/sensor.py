@@ -1,0 +1,76 @@
+"""``latentwire sensor``: runs a sensor."""
+
+from typing import Annotated
+
+import typer
+
+from latentwire.cli.options import BundleOption, DataRoot, wrong_use
+
+app = typer.Typer(invoke_without_command=True, subcommand_metavar="[COMMAND]")
+
+
+@app.callback()
+def sensor(
+    context: typer.Context,
+    server: Annotated[str | None, typer.Option(help="HOST:PORT of the server. Needed.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, cifar10, cifar100, an image, folder or video, a camera's index, an RTSP or HTTP stream's "
+            "URL. Needed."
+        ),
+    ] = None,
+    bundle: BundleOption = "digits",
+    name: Annotated[str, typer.Option(help="This sensor's name on the server.")] = "sensor",
+    variant: Annotated[str | None, typer.Option(help="The bundle's variant; default: its own.")] = None,
+    model: Annotated[str | None, typer.Option(help="The entropy model; default: the variant's own.")] = None,
+    rate_scale: Annotated[float | None, typer.Option(help="The knob at start; default: the bundle's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images, going round.")] = None,
+    results: Annotated[str | None, typer.Option(help="File for one JSON line an image; - for stdout.")] = None,
+    images_per_message: Annotated[int, typer.Option(min=1, help="Close a message at so many images.")] = 16,
+    delay_s: Annotated[float, typer.Option(min=0.0, help="... or when its first image has waited so long.")] = 0.1,
+    threads: Annotated[int, typer.Option(min=1, help="ONNX Runtime's threads.")] = 1,
+    max_unanswered_images: Annotated[int, typer.Option(min=1, help="Images sent ahead of their results.")] = 256,
+    connect_timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a server never reached.")] = 10.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Also take images that come into the folder later.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Take every so many-th image.")] = 1,
+    fps: Annotated[float | None, typer.Option(help="Images a second, at most.")] = None,
+    motion: Annotated[
+        float | None, typer.Option(help="Skip images of which no part has changed by so many levels of 255; try 8.")
+    ] = None,
+    source_timeout_s: Annotated[
+        float, typer.Option(help="Open a camera or stream anew when it is silent for so long.")
+    ] = 10.0,
+    data_root: DataRoot = None,
+    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+) -> None:
+    """Stream a source's images to a server as a few bytes each."""
+    if context.invoked_subcommand is not None:
+        return
+    from edge_sensor.config import SensorConfig
+    from edge_sensor.run import run_sensor
+    from edge_sensor.sources import SourceOptions
+
+    if server is None or source is None:
+        context.fail(f"Missing option '--{'server' if server is None else 'source'}'.")
+    with wrong_use():
+        config = SensorConfig(
+            bundle=bundle,
+            server=server,
+            source=source,
+            source_options=SourceOptions(watch, every, fps, motion, source_timeout_s),
+            name=name,
+            variant=variant,
+            model=model,
+            rate_scale=rate_scale,
+            limit=limit,
+            results=results,
+            images_per_message=images_per_message,
+            delay_s=delay_s,
+            threads=threads,
+            max_unanswered_images=max(max_unanswered_images, images_per_message),
+            connect_timeout_s=connect_timeout_s,
+            data_root=data_root,
+            progress=progress,
+        )
+    run_sensor(config)

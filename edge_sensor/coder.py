@@ -10,6 +10,7 @@ from edge_sensor.encoder import Encoder, Latents
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.sources import Frame
 from edge_sensor.window import CodedMessage, Picture
+from latentwire.bundle import Bundle
 from latentwire.codec.latent_codec import EncodedBatch
 from latentwire.errors import InferenceError, MalformedMessageError, NonFiniteLatentError
 from latentwire.messages import LatentBatch, OperatingPointName
@@ -26,12 +27,15 @@ OnDrop = Callable[[str, str], None]
 class Tuning:
     """What images are coded with now.
 
-    The operating point, its name on the wire, and the variant's encoder.
+    The operating point, its name on the wire, the variant's encoder, and the bundle that both are of.
+    ``on_trial``: the encoder has yet to prove itself, so what would drop an image is its failure instead.
     """
 
     point: OperatingPoint
     name: OperatingPointName
     encoder: Encoder
+    bundle: Bundle
+    on_trial: bool = False
 
 
 class MessageCoder:
@@ -48,6 +52,7 @@ class MessageCoder:
         self._observer = observer
         self._coded = 0
         self._lost = 0
+        self._frames: list[Frame] = []  # taken from the queue and not yet coded
 
     def next_messages(
         self, tuning: Tuning, first_sequence: int, images: int, max_payload_bytes: int
@@ -56,22 +61,30 @@ class MessageCoder:
 
         Mostly one message; none when no frame could be coded; several when a payload would pass the server's
         limit.
-        None: the source has ended. Raises the source's error, or InferenceError.
+        None: the source has ended. Raises the source's error, or InferenceError; then no frame is lost: the next
+        call codes the same ones, maybe with another encoder.
         """
-        frames = self._queue.take(images, self._delay_s)
-        if not frames:
-            return None if frames is None else []
+        if not self._frames:
+            taken = self._queue.take(images, self._delay_s)
+            if not taken:
+                return None if taken is None else []
+            self._frames = taken
+        frames = self._frames[:images]
         latents = tuning.encoder.encode(np.stack([frame.image for frame in frames]))
-        frames, latents = self._finite(frames, latents)
-        return self._code(tuning, frames, latents, first_sequence, max_payload_bytes) if frames else []
+        finite, latents = self._finite(frames, latents, tuning.on_trial)
+        messages = self._code(tuning, finite, latents, first_sequence, max_payload_bytes) if finite else []
+        del self._frames[: len(frames)]
+        return messages
 
-    def _finite(self, frames: list[Frame], latents: Latents) -> tuple[list[Frame], Latents]:
+    def _finite(self, frames: list[Frame], latents: Latents, on_trial: bool) -> tuple[list[Frame], Latents]:
         """Only the rows that can be quantized; a bundle that gives none at all is reported as broken."""
         finite = _finite_rows(latents.latent)
         if latents.head_logits is not None:
             finite &= _finite_rows(latents.head_logits)
         if finite.all():
             return frames, latents
+        if on_trial:
+            raise InferenceError(f"the encoder gives latents that are no numbers for {frames[0].item}")
         for row in np.flatnonzero(~finite):
             self._drop(frames[row], NonFiniteLatentError.__name__)
         if self._lost >= _HOPELESS_IMAGES and not self._coded and not finite.any():

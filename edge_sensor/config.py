@@ -34,6 +34,8 @@ class SensorConfig:
         max_backoff_s: longest pause between two attempts to connect.
         grace_s: after SIGTERM or Ctrl-C, how long images in flight may take to be answered.
         progress: show progress on standard error.
+        bundle_store: folder for bundles that come over the air; None takes none.
+        bundle_key: PEM file of an Ed25519 public key; only bundles signed by it are then taken over the air.
     """
 
     bundle: str | Path
@@ -55,6 +57,8 @@ class SensorConfig:
     max_backoff_s: float = 10.0
     grace_s: float = 5.0
     progress: bool = True
+    bundle_store: str | Path | None = None
+    bundle_key: str | Path | None = None
     source_options: SourceOptions = field(default_factory=SourceOptions)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from edge_sensor.coder import MessageCoder
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.session import Session
+from latentwire.errors import CodecError, InferenceError
 from latentwire.messages import Limits
 
 
@@ -56,14 +57,19 @@ class Pipeline:
         images = self._wanted()
         if not session.backlog.takes(images):
             return True
-        messages = await asyncio.get_running_loop().run_in_executor(
-            worker,
-            self._coder.next_messages,
-            session.tuning,
-            session.window.next_sequence,
-            images,
-            (session.limits or Limits()).max_payload_bytes,
-        )
+        try:
+            messages = await asyncio.get_running_loop().run_in_executor(
+                worker,
+                self._coder.next_messages,
+                session.tuning,
+                session.window.next_sequence,
+                images,
+                (session.limits or Limits()).max_payload_bytes,
+            )
+        except (CodecError, InferenceError) as error:
+            if not session.failed(error):
+                raise
+            return True  # the coder kept the frames: they are coded as before
         await session.backlog.put(messages or ())
         session.wakeup.notify()
         return messages is not None

@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edge_sensor.bundle_fetch import BundleClient
+from edge_sensor.bundle_store import BundleStore
 from edge_sensor.capture import start_capture
 from edge_sensor.coder import MessageCoder, Observer
-from edge_sensor.commands import Commands, Tuner
+from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
 from edge_sensor.display import Display
-from edge_sensor.encoder import Encoder
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.ledger import Ledger, SensorReport
 from edge_sensor.pipeline import Pipeline
@@ -26,9 +27,11 @@ from edge_sensor.results import ResultsFile
 from edge_sensor.session import Session
 from edge_sensor.sources import Source, open_source
 from edge_sensor.stream import LinkObserver, StreamClient
-from latentwire.bundle import Bundle, load_bundle
+from edge_sensor.tuner import Tuner
+from edge_sensor.update import Candidate, Updater, first_candidate
+from latentwire.bundle import load_bundle
 from latentwire.codec.coder import in_use
-from latentwire.operating_point import OperatingPoint, OperatingPoints
+from latentwire.operating_point import OperatingPoints
 
 STOPPED = "stopped"  # why an image is dropped that was captured, but not answered when the sensor ended
 
@@ -40,10 +43,8 @@ class _Parts:
     """What is made before the event loop runs."""
 
     config: SensorConfig
-    bundle: Bundle
-    tuner: Tuner
-    point: OperatingPoint
-    encoder: Encoder
+    store: BundleStore | None
+    first: Candidate
     source: Source
     ledger: Ledger
 
@@ -57,15 +58,23 @@ def run_sensor(config: SensorConfig, observe: Observer | None = None) -> SensorR
     log.info("sensor settings: %s; range coder: %s", config.described(), in_use())
     bundle = load_bundle(config.bundle, "sensor")
     tuner = Tuner(bundle, OperatingPoints(bundle), config.threads, config.encode_batch_images)
-    point = tuner.point(config.variant, config.model, config.rate_scale)
-    encoder = tuner.encoder(point.variant)
+    with ExitStack() as stack:
+        store = BundleStore.of(config, bundle)
+        if store is not None:
+            stack.callback(store.close)
+        first = first_candidate(tuner, store, config.variant, config.model, config.rate_scale)
+        return _run(config, store, first, observe)
+
+
+def _run(config: SensorConfig, store: BundleStore | None, first: Candidate, observe: Observer | None) -> SensorReport:
+    bundle = first.tuner.bundle
     root = None if config.data_root is None else Path(config.data_root)
     classes = bundle.manifest.classes
     source = open_source(config.source, bundle.manifest.input, classes, root, config.source_options)
     results = ResultsFile(config.results)
     try:
         ledger = Ledger(classes, results)
-        parts = _Parts(config, bundle, tuner, point, encoder, source, ledger)
+        parts = _Parts(config, store, first, source, ledger)
         asyncio.run(_Run(parts, observe).run())
         return ledger.report()
     finally:
@@ -82,9 +91,9 @@ class _Run:
         self._session = Session(
             uuid.uuid4().hex,
             config.name,
-            parts.bundle,
-            parts.point,
-            parts.encoder,
+            parts.first.tuner.bundle,
+            parts.first.point,
+            parts.first.encoder,
             config.max_unanswered_images,
             config.images_per_message,
             ledger.coded,
@@ -96,7 +105,10 @@ class _Run:
         # fails ends the sensor with its error.
         self._observers: list[LinkObserver] = []
         self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._commands = Commands(self._session, parts.tuner, self._queue)
+        client = BundleClient(config.server, config.max_backoff_s)
+        updater = Updater(self._session, parts.first.tuner, self._queue, client, parts.store)
+        self._services.append(updater.run)
+        self._commands = Commands(self._session, parts.first.tuner, self._queue, updater)
         self._stream = StreamClient(config, self._session, ledger, self._commands, self._writer, self._observers)
         self._stopping = asyncio.Event()
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_sensor.backlog import Backlog, MemoryBacklog, OnSent
 from edge_sensor.coder import Tuning
@@ -13,7 +13,7 @@ from edge_sensor.window import Window
 from latentwire import __version__
 from latentwire.bundle import Bundle
 from latentwire.codec.coder import in_use
-from latentwire.errors import CommandRefusedError
+from latentwire.errors import CommandRefusedError, LatentwireError
 from latentwire.messages import CommandRefused, Hello, Limits, OperatingPointName
 from latentwire.operating_point import OperatingPoint
 
@@ -44,6 +44,19 @@ class Wakeup:
         return True
 
 
+@dataclass(slots=True)
+class Trial:
+    """A tuning that has yet to prove itself, and the one to go back to if it fails.
+
+    ``first_id`` is its operating point's, 0 until it is in use; ``passed`` becomes None when an image coded with it
+    is answered, or the error that it failed with.
+    """
+
+    passed: "asyncio.Future[None]"
+    back: Tuning
+    first_id: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A change of tuning that waits for the message boundary."""
@@ -51,6 +64,8 @@ class Turn:
     point: OperatingPoint
     encoder: Encoder
     command_id: int
+    bundle: Bundle
+    trial: Trial | None = None
 
 
 class Session:
@@ -70,15 +85,15 @@ class Session:
         """``sent`` is told of every message that enters the window."""
         self.id = session
         self.name = name
-        self.bundle = bundle
         self.window = Window()
         self.wakeup = Wakeup()
-        self.tuning = Tuning(point, _name(point, 1, 0), encoder)
+        self.tuning = Tuning(point, _name(point, bundle, 1, 0), encoder, bundle)
         self.limits: Limits | None = None  # the server's; None until its first welcome
         self.refusals: deque[CommandRefused] = deque(maxlen=_MAX_REFUSALS)
         self.coded_all = False  # no more messages will be added
         self.stopping = False  # told to stop: what is captured is still coded and sent, if a server is there
         self._turn: Turn | None = None
+        self._trial: Trial | None = None
         self._window_images = window_images
         self.images_per_message = images_per_message  # may be changed at any time; holds from the next message on
         self.backlog: Backlog = MemoryBacklog(self.window, self.room, sent)
@@ -90,16 +105,18 @@ class Session:
 
     def hello(self) -> Hello:
         """The first message of a stream."""
-        waiting = [name for name in self.window.operating_points() if name.id != self.tuning.name.id]
+        now = self.tuning.name
+        here = self.bundle.sensor_digest
+        waiting = [said(name, here) for name in self.window.operating_points() if name.id != now.id]
         return Hello(
             sensor=self.name,
             session=self.id,
             model_id=self.bundle.manifest.model_id,
             bundle_digest=self.bundle.digest,
-            operating_points=(*waiting, self.tuning.name),
+            operating_points=(*waiting, said(now, here)),
             next_sequence=self.window.first_sequence,
             software=f"latentwire {__version__}, {in_use()} coder",
-            sensor_digest=self.bundle.sensor_digest,
+            sensor_digest=here,
         )
 
     def room(self) -> int:
@@ -115,12 +132,52 @@ class Session:
             return wanted
         return min(wanted, self.limits.max_images_per_message, self.limits.max_unanswered_images)
 
-    def turn(self, point: OperatingPoint, encoder: Encoder, command_id: int) -> None:
-        """Change the tuning at the next message boundary."""
-        if self._turn is not None:
-            self.refuse(self._turn.command_id, CommandRefusedError("a later command took its place"))
-        self._turn = Turn(point, encoder, command_id)
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that images are coded with now."""
+        return self.tuning.bundle
+
+    def turn(self, point: OperatingPoint, encoder: Encoder, command_id: int, bundle: Bundle | None = None) -> None:
+        """Change the tuning at the next message boundary; ``bundle`` is None when it stays as it is."""
+        waiting = self._turn
+        if waiting is not None and waiting.trial is not None and waiting.encoder is encoder and not command_id:
+            self._turn = replace(waiting, point=point)  # the sensor's own change of rate, on top of the greater one
+            return
+        self._give_way()
+        self._turn = Turn(point, encoder, command_id, bundle or self.target_bundle)
         self.wakeup.notify()
+
+    def try_out(self, point: OperatingPoint, encoder: Encoder, command_id: int, bundle: Bundle) -> Trial:
+        """Like ``turn``, but go back if the encoder fails on an image, or the server refuses one of its messages."""
+        self._give_way()
+        trial = Trial(asyncio.get_running_loop().create_future(), self.tuning)
+        self._turn = Turn(point, encoder, command_id, bundle, trial)
+        self.wakeup.notify()
+        return trial
+
+    def answered(self, point: OperatingPointName) -> None:
+        """An image coded at this operating point has its result."""
+        trial = self._trial
+        if trial is not None and point.id >= trial.first_id:
+            self._trial = None
+            self.tuning = replace(self.tuning, on_trial=False)
+            _resolve(trial.passed, None)
+
+    def failed(self, error: LatentwireError, point: OperatingPointName | None = None) -> bool:
+        """The tuning failed, or that of ``point`` did; go back to the one before if this one is on trial.
+
+        False: there is none to go back to.
+        """
+        trial = self._trial
+        if trial is None or (point is not None and point.id < trial.first_id):
+            return False
+        self._trial = None
+        self._give_way()
+        self._turn = Turn(trial.back.point, trial.back.encoder, 0, trial.back.bundle)
+        log.warning("going back to bundle %s: %s", trial.back.bundle.manifest.model_id, error)
+        _resolve(trial.passed, error)
+        self.wakeup.notify()
+        return True
 
     @property
     def turning(self) -> bool:
@@ -137,21 +194,27 @@ class Session:
         """The encoder that goes with ``target``."""
         return self.tuning.encoder if self._turn is None else self._turn.encoder
 
+    @property
+    def target_bundle(self) -> Bundle:
+        """The bundle that ``target`` is of."""
+        return self.tuning.bundle if self._turn is None else self._turn.bundle
+
     def at_boundary(self) -> None:
         """No message is open: carry the change of tuning out, if there is one."""
         if self._turn is None:
             return
         turn, self._turn = self._turn, None
-        name = _name(turn.point, self.tuning.name.id + 1, turn.command_id)
-        self.tuning = Tuning(turn.point, name, turn.encoder)
+        name = _name(turn.point, turn.bundle, self.tuning.name.id + 1, turn.command_id)
+        if turn.trial is not None:
+            self._trial = turn.trial
+            self._trial.first_id = name.id
+        self.tuning = Tuning(turn.point, name, turn.encoder, turn.bundle, on_trial=self._trial is not None)
         log.info("operating point %s %s, rate scale %g", name.variant, name.model, name.rate_scale)
         self.wakeup.notify()
 
     def end_coding(self) -> None:
         """No more messages will come; a command that waits can no longer be carried out."""
-        if self._turn is not None:
-            self.refuse(self._turn.command_id, CommandRefusedError("the sensor has coded its last image"))
-            self._turn = None
+        self._give_way("the sensor has coded its last image")
         self.coded_all = True
         self.wakeup.notify()
 
@@ -160,6 +223,33 @@ class Session:
         self.refusals.append(CommandRefused(command_id, type(error).__name__, str(error)[:1024]))
         self.wakeup.notify()
 
+    def _give_way(self, why: str = "a later command took its place") -> None:
+        """Drop a change of tuning that waits; whoever asked for it is told."""
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return
+        error = CommandRefusedError(why)
+        if turn.trial is not None:
+            _resolve(turn.trial.passed, error)
+        else:
+            self.refuse(turn.command_id, error)
 
-def _name(point: OperatingPoint, number: int, command_id: int) -> OperatingPointName:
-    return OperatingPointName(number, point.variant, point.model, point.rate_scale, point.digest, command_id)
+
+def said(name: OperatingPointName, sensor_digest: str) -> OperatingPointName:
+    """An operating point as it is named on a stream whose hello has this ``sensor_digest``."""
+    return replace(name, sensor_digest="") if name.sensor_digest == sensor_digest else name
+
+
+def _name(point: OperatingPoint, bundle: Bundle, number: int, command_id: int) -> OperatingPointName:
+    digest = bundle.sensor_digest
+    return OperatingPointName(number, point.variant, point.model, point.rate_scale, point.digest, command_id, digest)
+
+
+def _resolve(passed: "asyncio.Future[None]", error: LatentwireError | None) -> None:
+    if passed.done():  # nobody waits any more
+        return
+    if error is None:
+        passed.set_result(None)
+    else:
+        passed.set_exception(error)
+        passed.exception()  # taken note of: it may be that nobody ever asks

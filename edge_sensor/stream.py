@@ -20,10 +20,10 @@ from edge_sensor.channel import Backoff, open_channel, refusal
 from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
 from edge_sensor.ledger import Ledger
-from edge_sensor.session import Session
+from edge_sensor.session import Session, said
 from edge_sensor.window import CodedMessage, Unanswered
 from latentwire import messages as m
-from latentwire.errors import MalformedMessageError, ServerUnavailableError
+from latentwire.errors import MalformedMessageError, ProtocolError, ServerUnavailableError, error_named
 from latentwire.v1 import stream_pb2 as pb
 from latentwire.v1.stream_pb2_grpc import SensorsStub
 from latentwire.wire import from_sensor_to_proto, from_server_from_proto
@@ -68,6 +68,7 @@ class _Link:
     call: Call
     cursor: int  # the next image to send on it
     announced: set[int]  # operating points the server knows on it
+    sensor_digest: str  # the bundle that its hello named
     reported: dict[str, int] = field(default_factory=dict)
     reported_s: float = -math.inf
     draining: bool = False
@@ -170,7 +171,7 @@ class StreamClient:
         self._session.wakeup.notify()
         for observer in self._observers:
             observer.connected(self._clock())
-        return _Link(call, cursor, {point.id for point in hello.operating_points})
+        return _Link(call, cursor, {point.id for point in hello.operating_points}, hello.sensor_digest)
 
     async def _serve(self, link: _Link) -> None:
         """Read and write until the stream ends."""
@@ -227,7 +228,7 @@ class StreamClient:
         point = session.tuning.name if message is None else message.point
         if point.id not in link.announced:
             link.announced.add(point.id)
-            return point
+            return said(point, link.sensor_digest)
         if message is None:
             return None
         now_s = self._clock()
@@ -267,6 +268,9 @@ class StreamClient:
             case m.BatchRefused():
                 log.warning("images from %d on are refused: %s", message.first_sequence, message.error)
                 refused = self._session.window.resolve(message.first_sequence, message.images)
+                if refused:
+                    refusal_of = error_named(f"{message.error}: {message.message}") or ProtocolError(message.message)
+                    self._session.failed(refusal_of, refused[0].message.point)
                 self._tell_answered(refused)
                 await self._write_down(partial(self._ledger.refused, refused, message.error))
             case m.SetOperatingPoint():
@@ -289,6 +293,8 @@ class StreamClient:
         images = window.resolve(results.first_sequence, len(results.labels))
         self._ledger.duplicates = window.duplicates
         self._backoff.reset()
+        if images:
+            self._session.answered(images[0].message.point)
         self._tell_answered(images)
         places = [image.sequence - results.first_sequence for image in images]
         labels = [results.labels[place] for place in places]

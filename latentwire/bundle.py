@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -29,6 +29,7 @@ from latentwire.model_file import MAX_MODEL_BYTES, parameters_from_bytes
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"  # beside it: latentwire.signature
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_INPUT_SIDE = 8192  # pixels
 
@@ -121,10 +122,11 @@ class Manifest:
         except KeyError:
             raise UnknownVariantError(f"no variant {name!r}; there are {', '.join(self.variants)}") from None
 
-    def files(self, part: Part = "all") -> list[FileEntry]:
-        """The files that a part of the bundle consists of, each once."""
+    def files(self, part: Part = "all", variants: Collection[str] | None = None) -> list[FileEntry]:
+        """The files that a part of the bundle consists of, each once; of these ``variants``, None standing for all."""
         found: dict[str, FileEntry] = {}
-        for variant in self.variants.values():
+        for name in self.variants if variants is None else variants:
+            variant = self.variant(name)
             halves = {"all": (variant.encoder, variant.decoder), "sensor": (variant.encoder,)}
             for entry in halves.get(part, (variant.decoder,)):
                 found[entry.path] = entry
@@ -160,7 +162,10 @@ class Bundle:
         spec = self.manifest.variant(variant)
         entry = spec.model(model).file
         with (self.path / entry.path).open("rb") as file:
-            parameters = parameters_from_bytes(file.read(MAX_MODEL_BYTES + 1), entry.path)
+            content = file.read(MAX_MODEL_BYTES + 1)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:  # the folder may have been replaced since it was loaded
+            raise BundleCorruptError(f"{self.path / entry.path} was replaced while in use; restart this program")
+        parameters = parameters_from_bytes(content, entry.path)
         if parameters.anchors.shape[1] != spec.d:
             raise BundleCorruptError(
                 f"{entry.path}: its anchors have {parameters.anchors.shape[1]} entries, not {spec.d}"
@@ -182,15 +187,17 @@ def sensor_digest(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(part, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def load_bundle(path: str | Path, part: Part = "all") -> Bundle:
+def load_bundle(path: str | Path, part: Part = "all", variants: Collection[str] | None = None) -> Bundle:
     """Load and verify a bundle's part; ``path`` is a folder, or the name of a bundle that ships with Latentwire.
+
+    Files of ``variants`` other than these need not be there; None stands for all.
 
     Raises BundleNotFoundError, BundleCorruptError or BundleVersionError, each saying which file and what to do.
     """
     folder = _find(path)
     manifest, digest = _read_manifest(folder / MANIFEST)
-    for entry in manifest.files(part):
-        _verify(folder, entry)
+    for entry in manifest.files(part, variants):
+        verify_file(folder / entry.path, entry)
     return Bundle(folder, manifest, digest)
 
 
@@ -248,6 +255,13 @@ def _read_manifest(path: Path) -> tuple[Manifest, str]:
         content = path.read_bytes()
     except OSError as error:
         raise BundleNotFoundError(f"{path.parent} is no bundle: {MANIFEST} cannot be read ({error.strerror})") from None
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: Path | str) -> tuple[Manifest, str]:
+    """A manifest, checked, and its digest; ``path`` is for the error: BundleCorruptError or BundleVersionError."""
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise BundleCorruptError(f"{path} is too large for a manifest")
     try:
         version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("format_version", msgspec.Raw(b"null"))
         number = msgspec.json.decode(version)
@@ -262,7 +276,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(content).hexdigest()
 
 
-def _check_manifest(path: Path, manifest: Manifest) -> None:
+def _check_manifest(path: Path | str, manifest: Manifest) -> None:
     spec = manifest.input
     sides = sorted((spec.height, spec.width))
     if not 1 <= sides[0] <= sides[1] <= MAX_INPUT_SIDE or {"L": 1, "RGB": 3}.get(spec.channel_order) != spec.channels:
@@ -273,12 +287,12 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
         if variant.d < 1 or variant.default_model not in variant.models:
             raise BundleCorruptError(f"{path}: variant {name!r} needs d of at least 1 and its default model")
     for entry in manifest.files():
-        if not _FILE_NAME.fullmatch(entry.path) or entry.path == MANIFEST:
+        if not _FILE_NAME.fullmatch(entry.path) or entry.path in (MANIFEST, SIGNATURE):
             raise BundleCorruptError(f"{path}: {entry.path!r} is not a plain file name")
 
 
-def _verify(folder: Path, entry: FileEntry) -> None:
-    path = folder / entry.path
+def verify_file(path: Path, entry: FileEntry) -> None:
+    """BundleCorruptError unless ``path`` has the size and sha256 that the manifest's ``entry`` says."""
     try:
         size = path.stat().st_size
         if size != entry.bytes:  # told before a huge file is read

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_sensor.coder import MessageCoder, Tuning
-from edge_sensor.commands import Tuner
 from edge_sensor.encoder import Latents, OnnxEncoder
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.sources import Frame
+from edge_sensor.tuner import Tuner
 from edge_sensor.window import CodedMessage
 from latentwire.bundle import Bundle, InputSpec, load_bundle
 from latentwire.codec.latent_codec import EncodedBatch
@@ -66,7 +66,7 @@ class Coding:
         point = tuner(bundle).point(None, "anchored", None)
         encoder = tuner(bundle).encoder("full") if latent is None else FixedEncoder(latent)
         name = OperatingPointName(3, point.variant, point.model, point.rate_scale, point.digest)
-        self.tuning = Tuning(point, name, encoder)
+        self.tuning = Tuning(point, name, encoder, bundle)
 
     def next(self, first: int, images: int, max_payload_bytes: int = 1 << 20) -> list[CodedMessage] | None:
         return self.coder.next_messages(self.tuning, first, images, max_payload_bytes)
@@ -131,7 +131,7 @@ def test_a_payload_over_the_servers_limit_is_split(bundle: Bundle) -> None:
 def test_a_single_image_over_the_servers_limit_is_dropped(bundle: Bundle) -> None:
     coding = Coding(bundle, 2, np.array([[1e6] * factories.D, [0.0] * factories.D], np.float32))
     coding.tuning = Tuning(
-        tuner(bundle).point(None, "gaussian", factories.RATE_MAX), coding.tuning.name, coding.tuning.encoder
+        tuner(bundle).point(None, "gaussian", factories.RATE_MAX), coding.tuning.name, coding.tuning.encoder, bundle
     )
     (message,) = coding.next(0, 2, 8) or []
     assert [picture.item for picture in message.pictures] == ["1"]

@@ -62,7 +62,9 @@ class PairConfig:
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, not {size}")
         if self.image[0] % self.patch or self.image[1] % self.patch:
-            raise ValueError(f"patch must be a divisor of the image's sides, {self.image[0]} x {self.image[1]}, not {self.patch}")
+            raise ValueError(
+                f"patch must be a divisor of the image's sides, {self.image[0]} x {self.image[1]}, not {self.patch}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""
@@ -201,15 +203,16 @@ class Cost:
 
 def encoder_cost(pair: Pair) -> Cost:
     """What the sensor pays, head included."""
-    return _cost(pair.encoder, torch.zeros(1, *pair.config.image, dtype=torch.uint8))
+    return cost(pair.encoder, torch.zeros(1, *pair.config.image, dtype=torch.uint8))
 
 
 def decoder_cost(pair: Pair) -> Cost:
     """What the server pays."""
-    return _cost(pair.decoder, torch.zeros(1, pair.config.d))
+    return cost(pair.decoder, torch.zeros(1, pair.config.d))
 
 
-def _cost(half: nn.Module, image: Tensor) -> Cost:
+def cost(half: nn.Module, image: Tensor) -> Cost:
+    """What running a half on one ``image``, its one input (1, ...), takes."""
     was_training = half.training
     device = next(half.parameters()).device
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

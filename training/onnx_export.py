@@ -29,6 +29,7 @@ from training.inference import OnnxGraph
 from training.models import Pair, PairConfig, make_pair
 
 OPSET = 18
+UPGRADE = "upgrade"  # the method of checkpoints whose decoder is not the pair's (training.upgrade)
 HALF_FROM = 256  # numbers in a tensor from which it is stored in 16 bits
 CHECK_IMAGES = 512
 # largest difference from torch allowed, as a share of the largest torch value; the share of equal answers
@@ -86,8 +87,8 @@ def export_onnx(
     names = ["latent", "head_logits"] if pair.config.head else ["latent"]
     latent = torch.zeros(2, pair.config.d)
     contents = {
-        "encoder.onnx": _graph(_EncoderGraph(pair), torch.from_numpy(examples[:2]), "image", names, half),
-        "decoder.onnx": _graph(pair.decoder, latent, "latent", ["logits"], half),
+        "encoder.onnx": graph_bytes(_EncoderGraph(pair), {"image": torch.from_numpy(examples[:2])}, names, half),
+        "decoder.onnx": graph_bytes(pair.decoder, {"latent": latent}, ["logits"], half),
     }
     try:
         with tempfile.TemporaryDirectory(prefix=".export.", dir=out) as folder:
@@ -109,7 +110,10 @@ def _unwritable(out: Path, error: OSError) -> CheckpointError:
 
 
 def load_pair(checkpoint: Checkpoint) -> Pair:
-    """The pair of a checkpoint, on the CPU and ready to answer; CheckpointError if its weights fit no such pair."""
+    """The pair of a checkpoint, on the CPU and ready to answer; CheckpointError if its weights fit no such pair, or are
+    those of a decoder upgrade."""
+    if checkpoint.method == UPGRADE:
+        raise CheckpointError("that checkpoint is a decoder upgrade's: give the one of the pair it was made for")
     try:
         pair = make_pair(PairConfig.from_dict(checkpoint.pair))
         pair.load_state_dict(checkpoint.state["pair"])
@@ -130,8 +134,8 @@ def _examples(pair: Pair, images: NDArray[np.uint8] | None) -> NDArray[np.uint8]
     return images[:CHECK_IMAGES]
 
 
-def _graph(module: nn.Module, example: Tensor, name: str, outputs: list[str], half: bool) -> bytes:
-    """One module as the bytes of an ONNX file."""
+def graph_bytes(module: nn.Module, examples: dict[str, Tensor], outputs: list[str], half: bool) -> bytes:
+    """One module as the bytes of an ONNX file; ``examples`` are its inputs by name, each (2, ...)."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -139,10 +143,10 @@ def _graph(module: nn.Module, example: Tensor, name: str, outputs: list[str], ha
             warnings.simplefilter("ignore")  # of the exporter's own inside; the check below judges what it made
             program = torch.onnx.export(
                 module.eval(),
-                (example,),
-                input_names=[name],
+                tuple(examples.values()),
+                input_names=[*examples],
                 output_names=outputs,
-                dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+                dynamic_shapes=({0: torch.export.Dim("n", min=1)},) * len(examples),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,

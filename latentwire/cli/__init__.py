@@ -15,13 +15,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from latentwire import __version__
+from latentwire import __version__, logs
 from latentwire.cli import bench as bench_commands
 from latentwire.cli import bundle as bundle_commands
 from latentwire.cli import ctl as ctl_commands
 from latentwire.cli import method as method_commands
 from latentwire.cli import sensor as sensor_commands
 from latentwire.cli import training as training_commands
+from latentwire.cli import upgrade as upgrade_commands
 from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
 from latentwire.codec import coder as range_coder
 from latentwire.errors import LatentwireError
@@ -39,6 +40,7 @@ app.command()(training_commands.measure)
 app.command()(training_commands.report)
 app.command()(method_commands.truncate)
 app.command()(method_commands.screen)
+app.command()(upgrade_commands.upgrade)
 
 
 def main() -> None:
@@ -46,6 +48,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except LatentwireError as error:
+        if logs.are_json():
+            logging.getLogger("latentwire").error(str(error), extra={"error": error.error_name})
+            sys.exit(1)
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(1)
 
@@ -61,6 +66,7 @@ def settings(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings, one table a command.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[str, typer.Option(help="text, or json: one object a line on standard error.")] = "text",
     coder: Annotated[
         str | None, typer.Option(help="The range coder, constriction or portable: the same bytes; default: the faster.")
     ] = None,
@@ -72,8 +78,8 @@ def settings(
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise typer.BadParameter(f"--log-level must be debug, info, warning or error, not {log_level!r}")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("latentwire").setLevel(level)  # other libraries' chatter stays at warnings
+    with wrong_use():
+        logs.set_up(level, log_format)
     if coder is not None:
         with wrong_use():
             range_coder.use(coder)

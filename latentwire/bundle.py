@@ -27,7 +27,8 @@ from latentwire.errors import (
 )
 from latentwire.model_file import MAX_MODEL_BYTES, parameters_from_bytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # what is written
+PAYLOAD_FORMATS = {1: 1, 2: 2}  # of each bundle format that is read
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside it: latentwire.signature
 MAX_MANIFEST_BYTES = 1 << 20
@@ -165,7 +166,8 @@ class Bundle:
             content = file.read(MAX_MODEL_BYTES + 1)
         if hashlib.sha256(content).hexdigest() != entry.sha256:  # the folder may have been replaced since it was loaded
             raise BundleCorruptError(f"{self.path / entry.path} was replaced while in use; restart this program")
-        parameters = parameters_from_bytes(content, entry.path)
+        payload_format = PAYLOAD_FORMATS[self.manifest.format_version]
+        parameters = parameters_from_bytes(content, entry.path, payload_format)
         if parameters.anchors.shape[1] != spec.d:
             raise BundleCorruptError(
                 f"{entry.path}: its anchors have {parameters.anchors.shape[1]} entries, not {spec.d}"
@@ -195,7 +197,7 @@ def load_bundle(path: str | Path, part: Part = "all", variants: Collection[str] 
     Raises BundleNotFoundError, BundleCorruptError or BundleVersionError, each saying which file and what to do.
     """
     folder = _find(path)
-    manifest, digest = _read_manifest(folder / MANIFEST)
+    manifest, digest = read_manifest(folder)
     for entry in manifest.files(part, variants):
         verify_file(folder / entry.path, entry)
     return Bundle(folder, manifest, digest)
@@ -248,7 +250,12 @@ def _find(path: str | Path) -> Path:
     raise BundleNotFoundError(f"no bundle at {str(path)!r}: give a bundle folder or a shipped one ({shipped})")
 
 
-def _read_manifest(path: Path) -> tuple[Manifest, str]:
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """A bundle folder's manifest, checked, and its digest; the files it names are not looked at.
+
+    Raises BundleNotFoundError, BundleCorruptError or BundleVersionError.
+    """
+    path = folder / MANIFEST
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleCorruptError(f"{path} is too large for a manifest")
@@ -265,9 +272,10 @@ def parse_manifest(content: bytes, path: Path | str) -> tuple[Manifest, str]:
     try:
         version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("format_version", msgspec.Raw(b"null"))
         number = msgspec.json.decode(version)
-        if number != FORMAT_VERSION:
+        if type(number) is not int or number not in PAYLOAD_FORMATS:
+            read = " and ".join(map(str, PAYLOAD_FORMATS))
             raise BundleVersionError(
-                f"{path}: bundle format version {number!r}; this program reads {FORMAT_VERSION}: export it again"
+                f"{path}: bundle format version {number!r}; this program reads {read}: export it again"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

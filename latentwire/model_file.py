@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentwire.codec.parameters import CodecParameters, Frontier
+from latentwire.codec.parameters import PAYLOAD_FORMAT, CodecParameters, Frontier
 from latentwire.errors import BundleCorruptError
 
 MAX_MODEL_BYTES = 1 << 24  # unpacked: a thousand anchors in 512 entries have 12 MB
 MAX_MEMBERS = 64
 _SCALARS = ("ratios_per_octave", "named_by_head")
 _FRONTIER_FIELDS = tuple(Frontier.__dataclass_fields__)
-_ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in ("frontier", *_SCALARS))
+_NO_ARRAYS = ("frontier", "payload_format", *_SCALARS)
+_ARRAY_FIELDS = tuple(f for f in CodecParameters.__dataclass_fields__ if f not in _NO_ARRAYS)
 _INTEGERS = ("anchor_counts", "shapes", "shape_of", *_SCALARS)
 _SINGLES = ("anchors", "location", "spread", "choice_spread")  # as stored; computed with in float64 but for the anchors
 _NAMES = (*_ARRAY_FIELDS, *(f"frontier_{name}" for name in _FRONTIER_FIELDS), *_SCALARS)
@@ -43,7 +44,9 @@ def parameters_to_bytes(parameters: CodecParameters) -> bytes:
     return buffer.getvalue()
 
 
-def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecParameters:
+def parameters_from_bytes(
+    content: bytes, name: str = "entropy model", payload_format: int = PAYLOAD_FORMAT
+) -> CodecParameters:
     """Read what ``parameters_to_bytes`` wrote; BundleCorruptError for anything else."""
     try:
         members = _members(content)
@@ -65,6 +68,7 @@ def parameters_from_bytes(content: bytes, name: str = "entropy model") -> CodecP
         ratios_per_octave=ratios_per_octave,
         named_by_head=bool(named_by_head),
         frontier=frontier,
+        payload_format=payload_format,
     )
     parameters.check()
     return parameters

@@ -3,7 +3,7 @@
 The code (docs/wire-format.md) is constriction's range coder, 64-bit state and 32-bit words. ``portable`` makes the same
 bytes without constriction, which has no wheel for 64-bit ARM Linux. Constriction's own compressed form is whole words,
 4 bytes where fewer would do, so ``seal`` picks, among all numbers in the coder's final interval, the one with the
-fewest bytes; a decoder reads zeros after the last byte.
+fewest bytes; a decoder reads the format's *tail* after the last byte, then zeros without end.
 """
 
 from typing import Any
@@ -89,28 +89,29 @@ class Encoder:
         else:
             self._queue.encode(symbols, table.model)
 
-    def seal(self) -> bytes:
-        """The fewest bytes that decode to all symbols pushed so far."""
+    def seal(self, tail: bytes = b"") -> bytes:
+        """The fewest bytes that decode to all symbols pushed so far by a ``Decoder`` with that ``tail``."""
         if self._portable:
-            return self._portable.seal()
+            return self._portable.seal(tail)
         words: NDArray[np.uint32] = self._queue.get_compressed()
         count, (lower, width) = self._queue.pos()
         prefix = int.from_bytes(words[:count].astype(">u4").tobytes(), "big")
         # constriction sealed with lower + 2**32 - 1; if that overflowed 64 bits, its words hold the carry already
         prefix -= (lower + (1 << WORD_BITS) - 1) >> STATE_BITS
-        return portable.seal(prefix, count, lower, width)
+        return portable.seal(prefix, count, lower, width, tail)
 
 
 class Decoder:
-    """Reads back what ``Encoder`` coded, given the same tables in the same order."""
+    """Reads back what ``Encoder`` coded, given the same tables in the same order, and the same tail."""
 
     __slots__ = ("_portable", "_queue")
 
-    def __init__(self, payload: bytes) -> None:
-        self._portable = portable.RangeDecoder(payload) if _backend == "portable" else None
+    def __init__(self, payload: bytes, tail: bytes = b"") -> None:
+        self._portable = portable.RangeDecoder(payload, tail) if _backend == "portable" else None
         self._queue: Any = None
         if not self._portable:
-            padded = payload + b"\0" * (-len(payload) % 4)
+            padded = payload + tail
+            padded += b"\0" * (-len(padded) % 4)
             self._queue = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
     def pull(self, count: int, table: Table) -> Symbols:

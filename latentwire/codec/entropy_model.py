@@ -22,7 +22,6 @@ from latentwire.codec.parameters import SHAPE_LIMIT, SHAPE_TOTAL_BITS, CodecPara
 from latentwire.codec.quantizer import step_sizes
 from latentwire.errors import BundleCorruptError
 
-PAYLOAD_FORMAT = 1  # of docs/wire-format.md; in the digest, so that sides of two formats refuse one another by name
 LEVELS = 4  # 0 the anchor alone, 1 its residual; 2 and 3 are kept for later formats and refused
 MAX_BINS_EACH_SIDE = 4095
 FRACTIONS = 4  # with snapped ratios, a location inside its bin is snapped to a quarter of a step
@@ -49,7 +48,8 @@ class Tables:
 
     ``anchor`` codes the anchor (None when there is but one); ``level[a]`` the level at anchor a; ``index[t]`` the
     indices of table t; ``table_of`` (A, d) int64 names the table of an entry at an anchor; ``shift`` (A, d) int32
-    is taken from an index before it is looked up. ``step_size`` (d,) float64.
+    is taken from an index before it is looked up. ``step_size`` (d,) float64. ``payload_format`` is in the digest, so
+    that sides of two formats refuse one another by name.
     """
 
     anchor: Table | None
@@ -58,11 +58,12 @@ class Tables:
     table_of: NDArray[np.int64]
     shift: NDArray[np.int32]
     step_size: NDArray[np.float64]
+    payload_format: int
 
     @cached_property
     def digest(self) -> bytes:
         """8 bytes that differ when any integer of the tables does (SHA-256, cut short)."""
-        h = hashlib.sha256(b"latentwire tables %d" % PAYLOAD_FORMAT)
+        h = hashlib.sha256(b"latentwire tables %d" % self.payload_format)
         for table in ((self.anchor,) if self.anchor else ()) + self.level + self.index:
             h.update(np.int64(len(table.frequencies)).astype("<i8").tobytes())
             h.update(table.frequencies.astype("<i8").tobytes())
@@ -107,6 +108,7 @@ def derive_tables(parameters: CodecParameters, point: Point) -> Tables:
         table_of=table_of.reshape(ratio.shape).astype(np.int64),
         shift=np.clip(shift, -(2**30), 2**30).astype(np.int32),
         step_size=step,
+        payload_format=parameters.payload_format,
     )
 
 

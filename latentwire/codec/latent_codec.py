@@ -15,7 +15,7 @@ from latentwire.codec.choice import Choice, choose, log_posterior
 from latentwire.codec.coder import Decoder, Encoder
 from latentwire.codec.entropy_model import Tables, derive_tables
 from latentwire.codec.index_coder import IndexCoder, grouped, narrow
-from latentwire.codec.parameters import CodecParameters, Point
+from latentwire.codec.parameters import TAILS, CodecParameters, Point
 from latentwire.codec.quantizer import dequantize, quantize
 from latentwire.errors import ChecksumError, CorruptPayloadError, NonFiniteLatentError
 
@@ -78,6 +78,7 @@ class LatentCodec:
         self._level_bits = np.stack([table.ideal_bits for table in self.tables.level])
         self._indices = IndexCoder(self.tables)
         self._seed = zlib.crc32(self.tables.digest)
+        self._tail = TAILS[parameters.payload_format]
 
     @property
     def anchors(self) -> NDArray[np.float32]:
@@ -105,13 +106,13 @@ class LatentCodec:
         self._push_anchors(coder, choice, bits)
         bits[refined] += self._indices.push(coder, anchor, indices)
         crc32 = self._checksum(choice.anchor, choice.level, indices)
-        return EncodedBatch(coder.seal(), crc32, choice.anchor, choice.level, indices, bits, saturated)
+        return EncodedBatch(coder.seal(self._tail), crc32, choice.anchor, choice.level, indices, bits, saturated)
 
     def decode(self, payload: bytes, images: int, crc32: int) -> DecodedBatch:
         """Decode a message of ``images`` images, exactly, or raise CorruptPayloadError or ChecksumError."""
         if len(payload) > self._most_bytes(images):
             raise CorruptPayloadError(f"{len(payload)} bytes are more than {images} images can need at these tables")
-        coder = Decoder(payload)
+        coder = Decoder(payload, self._tail)
         anchor, level = self._pull_anchors(coder, images)
         if level.max(initial=0) > MAX_LEVEL:
             raise CorruptPayloadError(f"a level above {MAX_LEVEL} is not part of this format")

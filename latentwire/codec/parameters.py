@@ -11,6 +11,8 @@ from latentwire.errors import BundleCorruptError, RateScaleError
 
 SHAPE_LIMIT = 8.0  # a shape covers normalised residuals of -8..8; what is outside is escaped
 SHAPE_TOTAL_BITS = 32
+PAYLOAD_FORMAT = 2  # of docs/wire-format.md: what a new bundle is coded with
+TAILS = {1: b"", 2: b"\x81"}  # of each payload format that is supported: what a decoder reads after a payload
 MAX_CELLS = 8192  # of a shape
 MAX_RATIOS_PER_OCTAVE = 64
 MAX_COUNT = 1 << 38  # of all anchors: times TOTAL it is still an int64
@@ -46,7 +48,8 @@ class CodecParameters:
     doubted images, then of all: in between, the share refined leads along a straight line; ``shapes``
     (S, K + 1) int64, each rising from 0 to 2**32; ``shape_of`` (d,) int64; ``ratios_per_octave`` int, 0 for exact
     ratios; ``choice_spread`` (A, d) float64, the spread of all images around an anchor, by which the sensor finds
-    the likeliest one, unless the encoder's head names it (``named_by_head``).
+    the likeliest one, unless the encoder's head names it (``named_by_head``). ``payload_format`` is not the file's but
+    its bundle's (docs/wire-format.md, Versions).
     """
 
     anchors: NDArray[np.float32]
@@ -60,6 +63,7 @@ class CodecParameters:
     choice_spread: NDArray[np.float64]
     named_by_head: bool
     frontier: Frontier
+    payload_format: int = PAYLOAD_FORMAT
 
     @property
     def rate_min(self) -> float:

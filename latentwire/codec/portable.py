@@ -24,20 +24,26 @@ Symbols = NDArray[np.int32]
 Bounds = NDArray[np.int64]
 
 
-def seal(prefix: int, words: int, lower: int, width: int) -> bytes:
-    """The fewest bytes, big-endian, that lie in the coder's final interval when zeros are read after them.
+def seal(prefix: int, words: int, lower: int, width: int, tail: bytes) -> bytes:
+    """The fewest bytes, big-endian, that lie in the coder's final interval once ``tail`` and zeros are put after them.
 
-    The interval begins at ``prefix`` x 2**64 + ``lower`` and is ``width`` wide; ``prefix`` is of ``words`` words.
+    The interval begins at ``prefix`` x 2**64 + ``lower`` and is ``width`` wide, both below 2**64; ``prefix`` is of
+    ``words`` words. ``tail`` is one byte, or none.
     """
-    for byte_count in range(STATE_BITS // 8):
-        shift = STATE_BITS - 8 * byte_count
-        head = -(-lower >> shift)  # rounded up
-        if head << shift < lower + width:
+    word_bytes = words * WORD_BITS // 8
+    whole = prefix + (lower > 0)  # the only number that may be in it with nothing but zeros after its words
+    if (whole - prefix) << STATE_BITS < lower + width:
+        written = whole.to_bytes(word_bytes, "big").rstrip(b"\0")
+        if written.endswith(tail):
+            return written.removesuffix(tail)
+    after = int.from_bytes(tail)
+    for byte_count in range(WORD_BITS // 8 + 1):  # the last always serves, for the interval is a word wide or wider
+        unit = 1 << (STATE_BITS - 8 * byte_count)
+        rest = (unit >> 8) * after
+        head = -(-(lower - rest) // unit)  # rounded up
+        if head * unit + rest < lower + width:
             break
-    else:
-        byte_count, head = STATE_BITS // 8, lower
-    number = (prefix << 8 * byte_count) + head
-    return number.to_bytes(words * WORD_BITS // 8 + byte_count, "big").rstrip(b"\0")
+    return ((prefix << 8 * byte_count) + head).to_bytes(word_bytes + byte_count, "big")
 
 
 class RangeEncoder:
@@ -65,12 +71,13 @@ class RangeEncoder:
                 width <<= WORD_BITS
         self._lower, self._width = lower, width
 
-    def seal(self) -> bytes:
-        """The fewest bytes that decode to all symbols pushed so far."""
+    def seal(self, tail: bytes = b"") -> bytes:
+        """The fewest bytes that decode to all symbols pushed so far, when ``tail`` is read after them, then zeros."""
         words = np.array(self._words, np.uint64)
         prefix = int.from_bytes((words & _LOW_WORD).astype(">u4").tobytes(), "big")
         carries = int.from_bytes((words >> WORD_BITS).astype(">u4").tobytes(), "big")
-        return seal(prefix + (carries << WORD_BITS), len(words), self._lower, self._width)
+        prefix += (carries << WORD_BITS) + (self._lower >> STATE_BITS)
+        return seal(prefix, len(words), self._lower % (1 << STATE_BITS), self._width, tail)
 
 
 class RangeDecoder:
@@ -78,8 +85,9 @@ class RangeDecoder:
 
     __slots__ = ("_offset", "_width", "_words")
 
-    def __init__(self, payload: bytes) -> None:
-        padded = payload + b"\0" * (-len(payload) % 4)
+    def __init__(self, payload: bytes, tail: bytes = b"") -> None:
+        padded = payload + tail
+        padded += b"\0" * (-len(padded) % 4)
         self._words = chain(np.frombuffer(padded, ">u4").tolist(), repeat(0))
         self._offset: int = next(self._words) << WORD_BITS | next(self._words)  # of the payload past ``lower``
         self._width = _START_WIDTH

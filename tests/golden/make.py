@@ -1,18 +1,18 @@
 """``make golden``: write the golden vectors anew. Only on purpose.
 
-``v1.json`` pins the payload format: models made up here and written out in full, latents, what became of them, and the
-bytes. Another file of the same version is a broken format. ``shipped.json`` pins the tables and some payloads of the
-bundles that ship; it changes whenever one of them is exported anew.
+``v1.json`` and ``v2.json`` pin the payload formats: models made up here and written out in full, latents, what became
+of them, and the bytes. Another file of the same version is a broken format. ``shipped.json`` pins the tables and some
+payloads of the bundles that ship; it changes whenever one of them is exported anew.
 """
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
 from latentwire.bundle import Bundle, load_bundle, shipped_bundles
 from latentwire.codec.choice import Choice
-from latentwire.codec.entropy_model import PAYLOAD_FORMAT
-from latentwire.codec.parameters import SHAPE_TOTAL_BITS, CodecParameters, Frontier
+from latentwire.codec.parameters import SHAPE_TOTAL_BITS, TAILS, CodecParameters, Frontier
 from latentwire.codec.runs import MODES
 from latentwire.operating_point import OperatingPoint
 
@@ -119,20 +119,21 @@ def _forced(parameters: CodecParameters, latent: np.ndarray, rate_scale: float) 
     return cases
 
 
-def format_vectors() -> str:
-    """The text of this format's file."""
+def format_vectors(payload_format: int) -> str:
+    """The text of a format's file."""
     models = {}
-    for name, parameters in made_up().items():
+    for name, made in made_up().items():
+        parameters = replace(made, payload_format=payload_format)
         latent = latents_for(name, parameters)
         cases = _cases(parameters, latent, [0.0625, 0.71, 8.0], True) + _forced(parameters, latent, 1.3)
         models[name] = {"parameters": parameters_to_json(parameters), "latents": latent.tolist(), "cases": cases}
-    return to_text({"payload_format": PAYLOAD_FORMAT, "models": models}) + "\n"
+    return to_text({"payload_format": payload_format, "models": models}) + "\n"
 
 
 def shipped_vectors() -> str:
     """The text of the shipped bundles' file."""
     bundles = {name: _bundle_vectors(load_bundle(name)) for name in shipped_bundles()}
-    return to_text({"payload_format": PAYLOAD_FORMAT, "bundles": bundles}) + "\n"
+    return to_text({"bundles": bundles}) + "\n"
 
 
 def _bundle_vectors(bundle: Bundle) -> Json:
@@ -162,8 +163,8 @@ def sweep(parameters: CodecParameters) -> list[float]:
 
 
 def main() -> None:
-    """Write both files."""
-    for path, text in ((versioned(PAYLOAD_FORMAT), format_vectors()), (SHIPPED, shipped_vectors())):
+    """Write all files."""
+    for path, text in [(versioned(n), format_vectors(n)) for n in TAILS] + [(SHIPPED, shipped_vectors())]:
         changed = not path.exists() or path.read_text() != text
         path.write_text(text)
         print(f"{path}: {len(text):,} bytes, {'written anew' if changed else 'as it was'}")

@@ -1,7 +1,7 @@
 """Deployed sensors rely on these bytes: the codec makes them, and reads them, with either coder.
 
-If a test of ``v1.json`` fails, the payload format is broken: mend the code, or make a new format version. If only tests
-of ``shipped.json`` fail after a bundle was exported anew, run ``make golden``.
+If a test of ``v1.json`` or ``v2.json`` fails, that payload format is broken: mend the code, or make a new format
+version. If only tests of ``shipped.json`` fail after a bundle was exported anew, run ``make golden``.
 """
 
 import hashlib
@@ -16,8 +16,7 @@ from golden.vectors import HERE, SHIPPED, Json, choice_of, parameters_from_json,
 
 from latentwire.bundle import load_bundle, shipped_bundles
 from latentwire.codec import coder
-from latentwire.codec.entropy_model import PAYLOAD_FORMAT
-from latentwire.codec.parameters import CodecParameters
+from latentwire.codec.parameters import PAYLOAD_FORMAT, TAILS, CodecParameters
 from latentwire.codec.runs import MODES
 from latentwire.operating_point import OperatingPoint
 
@@ -37,6 +36,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     coder.use(request.param)
     yield request.param
     coder.use(before)
+
+
+def model_of(version: str, name: str) -> tuple[CodecParameters, Json]:
+    """A model of a format's file, and all that stands there of it."""
+    model = BY_FORMAT[version]["models"][name]
+    return parameters_from_json(model["parameters"], BY_FORMAT[version]["payload_format"]), model
 
 
 def check_case(parameters: CodecParameters, latents: list[list[float]], case: Json) -> None:
@@ -63,15 +68,14 @@ def check_case(parameters: CodecParameters, latents: list[list[float]], case: Js
 
 
 def test_every_format_that_is_supported_has_its_vectors() -> None:
-    assert versioned(PAYLOAD_FORMAT) in FORMATS
-    for path in FORMATS:
-        assert path == versioned(BY_FORMAT[path.stem]["payload_format"])
+    assert [versioned(number) for number in TAILS] == FORMATS
+    assert [vectors["payload_format"] for vectors in BY_FORMAT.values()] == list(TAILS)
+    assert max(TAILS) == PAYLOAD_FORMAT
 
 
 @pytest.mark.parametrize(("version", "name"), MODELS)
 def test_the_format_is_what_it_was(version: str, name: str, backend: str) -> None:
-    model = BY_FORMAT[version]["models"][name]
-    parameters = parameters_from_json(model["parameters"])
+    parameters, model = model_of(version, name)
     for case in model["cases"]:
         check_case(parameters, model["latents"], case)
 
@@ -92,8 +96,7 @@ def test_the_vectors_hold_every_trait_of_the_format() -> None:
 @pytest.mark.parametrize(("version", "name"), MODELS)
 def test_the_sensor_chooses_as_it_did(version: str, name: str) -> None:
     """No part of the format, for a decoder takes any choice; but a sensor that chooses otherwise should mean to."""
-    model = BY_FORMAT[version]["models"][name]
-    parameters, chosen = parameters_from_json(model["parameters"]), 0
+    (parameters, model), chosen = model_of(version, name), 0
     for case in model["cases"]:
         if case["rate_scale"] == 1.3:  # not the sensor's own choice: make.py
             continue
@@ -137,5 +140,6 @@ def test_shipped_bundles_code_as_they_did(bundle: str, name: str, backend: str) 
 
 
 def test_make_golden_would_write_what_is_there() -> None:
-    assert versioned(PAYLOAD_FORMAT).read_text() == format_vectors()
+    for number in TAILS:
+        assert versioned(number).read_text() == format_vectors(number)
     assert SHIPPED.read_text() == shipped_vectors(), "run `make golden`"

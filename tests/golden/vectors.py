@@ -113,21 +113,21 @@ def sha256(values: np.ndarray) -> str:
 
 def parameters_to_json(parameters: CodecParameters) -> Json:
     """Every field under its name, the frontier's as an object."""
-    plain = {f.name: getattr(parameters, f.name) for f in fields(CodecParameters)}
+    plain = {f.name: getattr(parameters, f.name) for f in fields(CodecParameters) if f.name != "payload_format"}
     path = plain.pop("frontier")
     listed = {name: value if name in _SCALARS else value.tolist() for name, value in plain.items()}
     return listed | {"frontier": {f.name: getattr(path, f.name).tolist() for f in fields(Frontier)}}
 
 
-def parameters_from_json(content: Json) -> CodecParameters:
-    """Read what ``parameters_to_json`` wrote."""
+def parameters_from_json(content: Json, payload_format: int) -> CodecParameters:
+    """Read what ``parameters_to_json`` wrote; the format stands at the file's head."""
     values = dict(content)
     path = Frontier(**{name: np.array(value, np.float64) for name, value in values.pop("frontier").items()})
     for name, value in values.items():
         if name not in _SCALARS:
             dtype = np.float32 if name in _SINGLES else np.int64 if name in _INTEGERS else np.float64
             values[name] = np.array(value, dtype)
-    parameters = CodecParameters(**values, frontier=path)
+    parameters = CodecParameters(**values, frontier=path, payload_format=payload_format)
     parameters.check()
     return parameters
 

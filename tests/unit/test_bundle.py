@@ -86,7 +86,7 @@ def test_an_altered_file_is_refused(folder: Path) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None, True, 1.0, [1]])
 def test_another_version_is_refused(folder: Path, version: object) -> None:
     edit(folder, lambda m: m.update(format_version=version))
     with pytest.raises(BundleVersionError, match="export it again"):

@@ -21,16 +21,25 @@ TOTAL = 1 << 24
 # the example's parameters, and what stands in it as given
 SHAPE = [0, 1 << 28, 8 << 28, 15 << 28, 1 << 32]
 STEP, RATIO = 8.0, 8.0
-LATENTS = [1.0, 9.0, -100.0]
+LATENTS = [1.0, 9.0, -80.0]
 LEVELS = [1, TOTAL - 3, 1, 1]
 HALF = [TOTAL >> 16] * (1 << 16)
+ENDS = (["digest"], ["payload"], ["crc32"])
+
+
+TAILS = {1: 0, 2: 0x81}
 
 
 def test_the_worked_example_is_what_its_text_gives() -> None:
-    assert example() in PAGE.read_text()
+    text = PAGE.read_text()
+    assert "\n".join(example(2)) in text
+    words = " ".join(text.split())
+    digest, payload, crc = (line.split()[-1] for line in example(1) if line.split()[:1] in ENDS)
+    assert f"In format 1 the digest is `{digest}`, the payload `{payload}`, the CRC-32 `{crc}`" in words
 
 
-def test_the_code_does_what_the_example_says() -> None:
+@pytest.mark.parametrize("payload_format", TAILS)
+def test_the_code_does_what_the_example_says(payload_format: int) -> None:
     parameters = CodecParameters(
         anchors=np.zeros((1, 1), np.float32),
         anchor_counts=np.array([1]),
@@ -50,20 +59,21 @@ def test_the_code_does_what_the_example_says() -> None:
             doubt_threshold=np.zeros(2),
             bits=np.array([1.0, 2.0]),
         ),
+        payload_format=payload_format,
     )
     codec = OperatingPoint.derive(parameters, "full", "example", 1.0).codec
     latent = np.float32(LATENTS)[:, None]
     coded = codec.encode(latent, Choice(np.zeros(3, np.int32), np.ones(3, np.int32)))
-    text = example()
+    text = "\n".join(example(payload_format))
     assert f"digest       {codec.tables.digest.hex()}" in text
     assert f"index table  first {codec.tables.index[0].first}: {codec.tables.index[0].frequencies.tolist()}" in text
     assert f"crc32        {coded.crc32:08x}" in text
     assert f"payload      {coded.payload.hex()}" in text
-    assert codec.decode(coded.payload, 3, coded.crc32).indices.ravel().tolist() == [0, 1, -12]
+    assert codec.decode(coded.payload, 3, coded.crc32).indices.ravel().tolist() == [0, 1, -10]
 
 
-def example() -> str:
-    """The example's block, worked out as the page says and by nothing of ours."""
+def example(payload_format: int) -> list[str]:
+    """The example's block of lines, worked out as the page says and by nothing of ours."""
     first, index_table = derive()
     indices = [round(latent / STEP) for latent in LATENTS]
     runs = [("level", LEVELS, [1, 1, 1])]
@@ -71,13 +81,13 @@ def example() -> str:
     runs += [("index", index_table, symbols)]
     escaped = indices[2] & 0xFFFFFFFF
     runs += [("half", HALF, [escaped >> 16, escaped & 0xFFFF])]
-    digest = digest_of(first, index_table)
+    digest = digest_of(payload_format, first, index_table)
     crc = zlib.crc32(digest + struct.pack("<9i", *[0] * 3, *[1] * 3, *indices))
     lines = [f"index table  first {first}: {index_table}", f"level table  {LEVELS}", f"digest       {digest.hex()}"]
     lines += [f"indices      {indices}, the last escaped", ""]
-    trace, payload = encode(runs)
+    trace, payload = encode(runs, TAILS[payload_format])
     lines += [*trace, "", f"payload      {payload.hex()}", f"crc32        {crc:08x}"]
-    return "\n".join("    " + line if line else "" for line in lines)
+    return ["    " + line if line else "" for line in lines]
 
 
 def derive() -> tuple[int, list[int]]:
@@ -93,15 +103,15 @@ def derive() -> tuple[int, list[int]]:
     return -bins, [end - start for start, end in zip(starts, [*starts[1:], TOTAL], strict=True)]
 
 
-def digest_of(first: int, index_table: list[int]) -> bytes:
-    content = b"latentwire tables 1"
+def digest_of(payload_format: int, first: int, index_table: list[int]) -> bytes:
+    content = b"latentwire tables %d" % payload_format
     for table in (LEVELS, index_table):
         content += struct.pack(f"<{1 + len(table)}q", len(table), *table)
     content += struct.pack("<q", first) + struct.pack("<q", 0) + struct.pack("<i", 0) + struct.pack("<d", STEP)
     return hashlib.sha256(content).digest()[:8]
 
 
-def encode(runs: list[tuple[str, list[int], list[int]]]) -> tuple[list[str], bytes]:
+def encode(runs: list[tuple[str, list[int], list[int]]], tail: int) -> tuple[list[str], bytes]:
     """The state after each symbol, and the payload; ``low`` is one whole number, as the page defines it."""
     low, width, words = 0, 2**64 - 1, 0
     trace = []
@@ -113,12 +123,13 @@ def encode(runs: list[tuple[str, list[int], list[int]]]) -> tuple[list[str], byt
             if width < 2**32:
                 low, width, words = low << 32, width << 32, words + 1
             trace.append(f"{name} {symbol:<7} low {shown(low, words)}  width {width:016x}")
-    for k in range(9):
-        unit = 1 << 64 - 8 * k
-        number = -(-low // unit) * unit
+    for count in range(8 + 4 * words):
+        unit = 256 ** (8 + 4 * words - count)
+        rest = unit // 256 * tail
+        number = -((rest - low) // unit) * unit + rest
         if number < low + width:
-            return trace, number.to_bytes(8 + 4 * words, "big").rstrip(b"\0")
-    raise AssertionError("unreachable: low itself is in the interval")
+            return trace, (number // unit).to_bytes(count, "big")
+    raise AssertionError("unreachable: the interval is a word wide")
 
 
 def shown(low: int, words: int) -> str:
@@ -126,8 +137,9 @@ def shown(low: int, words: int) -> str:
     return f"{digits[:-16]} {digits[-16:]}".strip()
 
 
+@pytest.mark.parametrize("tail", TAILS.values())
 @pytest.mark.parametrize("seed", range(20))
-def test_the_coder_of_the_page_makes_the_coders_bytes(seed: int) -> None:
+def test_the_coder_of_the_page_makes_the_coders_bytes(seed: int, tail: int) -> None:
     random = np.random.default_rng(seed)
     runs, ours = [], RangeEncoder()
     theirs = coder.Encoder()
@@ -138,4 +150,5 @@ def test_the_coder_of_the_page_makes_the_coders_bytes(seed: int) -> None:
         runs.append(("any", frequencies.tolist(), symbols.tolist()))
         ours.push(symbols, table.bounds)
         theirs.push(symbols, table)
-    assert encode(runs)[1] == ours.seal() == theirs.seal()
+    after = bytes([tail]) if tail else b""
+    assert encode(runs, tail)[1] == ours.seal(after) == theirs.seal(after)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sensor.encoder import Encoder, Latents
+from edge_sensor.encoder import EncodeMeter, Encoder, Latents
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.sources import Frame
 from edge_sensor.window import CodedMessage, Picture
@@ -50,6 +50,7 @@ class MessageCoder:
         self._dropped = dropped
         self._delay_s = delay_s
         self._observer = observer
+        self.meter = EncodeMeter()
         self._coded = 0
         self._lost = 0
         self._frames: list[Frame] = []  # taken from the queue and not yet coded
@@ -70,7 +71,7 @@ class MessageCoder:
                 return None if taken is None else []
             self._frames = taken
         frames = self._frames[:images]
-        latents = tuning.encoder.encode(np.stack([frame.image for frame in frames]))
+        latents = self.meter.encode(tuning.encoder, np.stack([frame.image for frame in frames]))
         finite, latents = self._finite(frames, latents, tuning.on_trial)
         messages = self._code(tuning, finite, latents, first_sequence, max_payload_bytes) if finite else []
         del self._frames[: len(frames)]

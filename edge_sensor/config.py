@@ -17,6 +17,8 @@ class SensorConfig:
         source: ``digits``, ``cifar10`` or ``cifar100`` (their test splits), an image file, a folder of
             images, a video file, a camera's index or device file, or the URL of an RTSP or HTTP stream.
         source_options: which of its images are taken.
+        metrics: ``HOST:PORT`` at which Prometheus may ask; None for nowhere.
+        run_dir: folder of the socket that ``latentwire sensor status`` asks; None finds one.
         name: the sensor's name, unique among a server's sensors.
         variant: encoder variant; None takes the bundle's default.
         model: entropy model; None takes the variant's default.
@@ -60,12 +62,15 @@ class SensorConfig:
     bundle_store: str | Path | None = None
     bundle_key: str | Path | None = None
     source_options: SourceOptions = field(default_factory=SourceOptions)
+    metrics: str | None = None
+    run_dir: Path | None = None
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        match = re.fullmatch(r"(?:\[[0-9a-fA-F:.%\w]+\]|[^:\[\]\s/]+):(\d{1,5})", self.server)
-        if match is None or not 1 <= int(match[1]) <= 65535:
+        if _port(self.server) < 1:
             raise ValueError(f"server must be HOST:PORT, for example 127.0.0.1:50051, not {self.server!r}")
+        if self.metrics is not None and _port(self.metrics) < 0:
+            raise ValueError(f"metrics must be HOST:PORT, for example 127.0.0.1:9108, not {self.metrics!r}")
         if not 1 <= len(self.name) <= 128 or not self.name.isprintable():
             raise ValueError("name must be 1 to 128 printable characters")
         if not self.source:
@@ -90,3 +95,9 @@ class SensorConfig:
         """All settings in one line, for the log."""
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {"source": without_password(self.source)}
         return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _port(address: str) -> int:
+    """The port of ``HOST:PORT``; -1 if it is none."""
+    match = re.fullmatch(r"(?:\[[0-9a-fA-F:.%\w]+\]|[^:\[\]\s/]+):(\d{1,5})", address)
+    return int(match[1]) if match is not None and int(match[1]) <= 65535 else -1

@@ -1,8 +1,10 @@
-"""Progress for people, on standard error: a live view on a terminal, a line now and then elsewhere."""
+"""Progress on standard error: a live view on a terminal, else a line now and then, a record where logs are JSON."""
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.live import Live
@@ -10,9 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_sensor.ledger import SensorReport
+from latentwire.logs import are_json
 
 _LIVE_INTERVAL_S = 0.25
 _LINE_INTERVAL_S = 5.0
+
+log = logging.getLogger("latentwire.sensor")
 
 
 class Display:
@@ -42,7 +47,7 @@ class Display:
 
     def _run(self) -> None:
         console = Console(stderr=True)
-        if console.is_terminal:
+        if console.is_terminal and not are_json():
             with Live(self._table(), console=console, auto_refresh=False, redirect_stdout=False) as live:
                 while not self._stopped.wait(_LIVE_INTERVAL_S):
                     live.update(self._table(), refresh=True)
@@ -53,6 +58,9 @@ class Display:
         self._print_line()
 
     def _print_line(self) -> None:
+        if are_json():
+            log.info("progress", extra={"tuning": self._tuning(), **asdict(self._report())})
+            return
         line = ", ".join(f"{name} {value}" for name, value in self._facts())
         print(f"{self._title}: {line}", file=sys.stderr, flush=True)
 

@@ -1,5 +1,7 @@
 """The encoder in ONNX Runtime: images -> latents."""
 
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +31,29 @@ class Encoder(Protocol):
     def encode(self, images: NDArray[np.uint8]) -> Latents:
         """Latents of ``images`` (N, H, W, C) uint8; InferenceError if the graph fails."""
         ...
+
+
+class EncodeMeter:
+    """Counts what encoders take in, and the time they take. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._images = 0
+        self._seconds = 0.0
+
+    def encode(self, encoder: Encoder, images: NDArray[np.uint8]) -> Latents:
+        """``encoder.encode(images)``, counted."""
+        started_s = time.perf_counter()
+        latents = encoder.encode(images)
+        with self._lock:
+            self._images += len(images)
+            self._seconds += time.perf_counter() - started_s
+        return latents
+
+    def read(self) -> tuple[int, float]:
+        """Images so far, and seconds of the wall's clock."""
+        with self._lock:
+            return self._images, self._seconds
 
 
 class OnnxEncoder:

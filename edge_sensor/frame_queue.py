@@ -56,6 +56,11 @@ class FrameQueue:
         """Nothing more will be put in."""
         return self._ended
 
+    @property
+    def images(self) -> int:
+        """Frames in it now."""
+        return len(self._frames)
+
     def put(self, frame: Frame, live: bool) -> Frame | None:
         """Add a frame.
 

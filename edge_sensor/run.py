@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_sensor.bundle_fetch import BundleClient
 from edge_sensor.bundle_store import BundleStore
-from edge_sensor.capture import start_capture
+from edge_sensor.capture import CaptureCounts, start_capture
 from edge_sensor.coder import MessageCoder, Observer
 from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
@@ -26,9 +26,11 @@ from edge_sensor.pipeline import Pipeline
 from edge_sensor.results import ResultsFile
 from edge_sensor.session import Session
 from edge_sensor.sources import Source, open_source
+from edge_sensor.status import serve_status
 from edge_sensor.stream import LinkObserver, StreamClient
 from edge_sensor.tuner import Tuner
 from edge_sensor.update import Candidate, Updater, first_candidate
+from edge_sensor.vitals import Monitor
 from latentwire.bundle import load_bundle
 from latentwire.codec.coder import in_use
 from latentwire.operating_point import OperatingPoints
@@ -109,8 +111,22 @@ class _Run:
         updater = Updater(self._session, parts.first.tuner, self._queue, client, parts.store)
         self._services.append(updater.run)
         self._commands = Commands(self._session, parts.first.tuner, self._queue, updater)
+        self._captured = CaptureCounts()
+        self._watch(coder)
         self._stream = StreamClient(config, self._session, ledger, self._commands, self._writer, self._observers)
         self._stopping = asyncio.Event()
+
+    def _watch(self, coder: MessageCoder) -> None:
+        """Let the machine's operator and Prometheus see how the sensor is doing."""
+        config, source = self._parts.config, self._parts.source.description
+        ledger, meter = self._parts.ledger, coder.meter
+        monitor = Monitor(config, source, self._session, self._queue, ledger, self._captured, meter)
+        self._observers.append(monitor)
+        self._services.append(partial(serve_status, config.run_dir, monitor.vitals))
+        if config.metrics is not None:
+            from edge_sensor.metrics import serve_metrics  # a web server, which most sensors do without
+
+            self._services.append(partial(serve_metrics, config.metrics, monitor.vitals))
 
     async def run(self) -> None:
         """Run to the end; raises what ended the run badly."""
@@ -121,7 +137,8 @@ class _Run:
             if config.progress:
                 title = f"{config.name}: {parts.source.description} -> {config.server}"
                 stack.enter_context(Display(title, parts.ledger.report, self._tuning))
-            start_capture(parts.source, self._queue, parts.ledger, again=config.limit is not None)
+            again = config.limit is not None
+            start_capture(parts.source, self._queue, parts.ledger, again=again, counts=self._captured)
             await self._run_tasks()
 
     async def _run_tasks(self) -> None:

@@ -1,10 +1,20 @@
-"""``latentwire sensor``: runs a sensor."""
+"""``latentwire sensor`` runs a sensor, ``latentwire sensor status`` tells how those on this machine are doing."""
 
+import json as jsonlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from latentwire.cli.options import BundleOption, DataRoot, wrong_use
+from latentwire.errors import LatentwireError
+
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir", envvar="LATENTWIRE_RUN_DIR", help="Where sensors are asked for their status; default: found."
+    ),
+]
 
 app = typer.Typer(invoke_without_command=True, subcommand_metavar="[COMMAND]")
 
@@ -43,6 +53,8 @@ def sensor(
     ] = 10.0,
     data_root: DataRoot = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+    metrics: Annotated[str | None, typer.Option(help="HOST:PORT at which Prometheus may ask.")] = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Stream a source's images to a server as a few bytes each."""
     if context.invoked_subcommand is not None:
@@ -72,5 +84,30 @@ def sensor(
             connect_timeout_s=connect_timeout_s,
             data_root=data_root,
             progress=progress,
+            metrics=metrics,
+            run_dir=run_dir,
         )
     run_sensor(config)
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Option(help="Only the sensor of that name.")] = None,
+    run_dir: RunDir = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of sensors.")] = False,
+) -> None:
+    """Tell how the sensors on this machine are doing."""
+    from edge_sensor.status import in_words, run_folders, running
+
+    found = [vitals for vitals in running(run_dir) if name in (None, vitals["sensor"])]
+    if json:
+        print(jsonlib.dumps(found, indent=1))
+    else:
+        print("\n\n".join(map(in_words, found)), end="\n" if found else "")
+    if not found:
+        which = "no sensor" if name is None else f"no sensor {name!r}"
+        looked = ", ".join(map(str, run_folders(run_dir)))
+        raise LatentwireError(
+            f"{which} runs here (looked in {looked}): start one with latentwire sensor --server HOST:PORT --source "
+            "SOURCE, ask as the user it runs as, or give its --run-dir"
+        )

@@ -37,6 +37,7 @@ from training.ldr_loss import ldr_loss
 from training.loop import WHOLE, Learner, LossFunction, StepLoss, Trainer
 from training.models import Pair
 from training.onnx_export import load_pair
+from training.parallel import random_rows, whole_batch
 from training.progress import Progress
 from training.side_branch import SideBranch
 from training.views import SelfLabels, ViewConfig
@@ -224,7 +225,8 @@ def _encoder_loss(config: LDRTrainingConfig, step: int, side: SideBranch) -> Los
     own = (config.gamma1, config.gamma2) if step == 1 else (config.self_gamma1, config.self_gamma2)
 
     def loss(pair: Pair, images: Tensor, groups: Tensor) -> StepLoss:
-        return StepLoss(ldr_loss(side(pair.encoder(images).latent), groups, config.eps2, *own), None)
+        features, groups = whole_batch(side(pair.encoder(images).latent)), whole_batch(groups)
+        return StepLoss(ldr_loss(features, groups, config.eps2, *own), None)
 
     return loss
 
@@ -234,7 +236,8 @@ def _end_to_end_loss(config: LDRTrainingConfig, side: SideBranch) -> LossFunctio
         (entropy, logits), latent = _answered(config, pair, images, labels)
         if config.ldr_weight == 0:
             return StepLoss(entropy, logits)
-        compact = ldr_loss(side(latent), labels, config.eps2, config.gamma1, config.gamma2)
+        features, groups = whole_batch(side(latent)), whole_batch(labels)
+        compact = ldr_loss(features, groups, config.eps2, config.gamma1, config.gamma2)
         return StepLoss(entropy + config.ldr_weight * compact, logits)
 
     return loss
@@ -253,9 +256,9 @@ def noisy(latent: Tensor, most: float) -> Tensor:
     q drawn for each image from 0 to ``most``: what quantizing with steps up to ``most`` sigma does."""
     if most == 0:
         return latent
-    sigma = latent.detach().float().std(0, correction=0)
-    width = most * torch.rand(len(latent), 1, device=latent.device) * sigma
-    return latent + width * (torch.rand(latent.shape, device=latent.device) - 0.5)
+    sigma = whole_batch(latent.detach()).float().std(0, correction=0)
+    width = most * random_rows(latent, 1) * sigma
+    return latent + width * (random_rows(latent, latent.shape[1]) - 0.5)
 
 
 def _identity(config: LDRTrainingConfig, step: int, start: Checkpoint, seed: int, epochs: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 What a step minimises is a function of the pair and a batch; here is only how the steps are walked. One walk of
 (seed, configuration) gives the same bits on the CPU whether it is interrupted or not: the order of an epoch's images
-follows from seed and epoch, and all else that is random comes from states that the checkpoint carries.
+follows from seed and epoch, and all else that is random comes from states that the checkpoint carries. Where several
+processes train together (``training.parallel``) each walks the same steps with its share of every batch.
 """
 
 import time
@@ -17,10 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from latentwire.datasets import Dataset
-from latentwire.errors import TrainingError
+from latentwire.errors import StoppedError, TrainingError
 from training.augment import random_crop_flip, reflect_pad
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.models import Pair
+from training.parallel import (
+    add_up,
+    any_process,
+    average_gradients,
+    join_batch_norms,
+    processes,
+    rank,
+    share,
+    wait_for_all,
+)
 from training.progress import Progress, StopSignal
 from training.views import SelfLabels, self_labelled
 
@@ -114,28 +125,30 @@ class Trainer:
         self.steps_per_epoch = len(train) // self.batch
         self.generator = torch.Generator().manual_seed(walk.seed)
         self.epoch, self.step = 0, 0
-        # each learner's sum of the losses, and of right answers
+        # each learner's sum of the losses, and of right answers; what all processes' add up to
         self.sums = torch.zeros(len(self.learners), 2, device=self.device, dtype=torch.float64)
         self.counted = [False] * len(self.learners)  # whose answers are counted
         self.history: list[dict[str, float]] = []
+        for module in self._modules():
+            join_batch_norms(module)
 
     def run(self, progress: Progress) -> None:
         """Walk from where the run is to its end, saving after every epoch.
 
-        Raises TrainingError when the loss is no number, memory runs out, or a signal asked to stop (after saving);
-        CheckpointError when a checkpoint cannot be saved.
+        Raises TrainingError when the loss is no number or memory runs out, StoppedError when a signal asked to stop
+        (after saving), CheckpointError when a checkpoint cannot be saved.
         """
         with StopSignal() as stop, progress:
             while self.epoch < self.walk.epochs:
                 started = time.monotonic()
                 for picks in self._batches():
-                    if stop.requested:
+                    if self._must_stop(stop):
                         self._save_and_stop()
                     with _memory_errors():
                         self._take_steps(picks)
                     if self.step % CHECK_EVERY == 0:
-                        self._check_loss()
-                        progress.step(self.epoch, self.step, float(self.sums[:, 0].sum()) / self.step)
+                        sums = self._checked_sums()
+                        progress.step(self.epoch, self.step, float(sums[:, 0].sum()) / self.step)
                 with _memory_errors():
                     self._end_epoch(time.monotonic() - started, progress)
                 self.save()
@@ -147,6 +160,12 @@ class Trainer:
         shuffled = torch.from_numpy(order)
         for step in range(self.step, self.steps_per_epoch):
             yield shuffled[step * self.batch : (step + 1) * self.batch]
+
+    def _must_stop(self, stop: StopSignal) -> bool:
+        """Whether a signal came; several processes ask one another now and then, and stop after the same step."""
+        if processes() == 1:
+            return stop.requested
+        return self.step % CHECK_EVERY == 0 and any_process(stop.requested, self.device)
 
     def _active(self) -> list[int]:
         """The numbers of those who learn in this epoch."""
@@ -160,14 +179,15 @@ class Trainer:
         for number in self._active():
             learner = self.learners[number]
             learn_only(self._modules(), learner.modules)
-            images, labels = self._inputs(learner, picks)
+            images, labels = map(share, self._inputs(learner, picks))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.walk.precision == "bf16"):
                 loss, logits = learner.loss(self.pair, images, labels)
             learner.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            average_gradients(p for group in learner.optimizer.param_groups for p in group["params"])
             learner.optimizer.step()
             learner.scheduler.step()
-            self.sums[number, 0] += loss.detach()
+            self.sums[number, 0] += loss.detach() / processes()
             self.counted[number] = logits is not None
             if logits is not None:
                 self.sums[number, 1] += (logits.detach().argmax(1) == labels).sum()
@@ -187,22 +207,25 @@ class Trainer:
         whole = few[:, top : top + height, left : left + width]
         return self_labelled(whole, self_labels.views, self_labels.config, self.generator)
 
-    def _check_loss(self) -> None:
-        if not torch.isfinite(self.sums).all():
+    def _checked_sums(self) -> Tensor:
+        """All processes' sums; TrainingError if a loss was no number."""
+        sums = add_up(self.sums)
+        if not torch.isfinite(sums).all():
             raise TrainingError(
                 f"the loss became NaN or infinite in epoch {self.epoch + 1}: lower the learning rate "
                 f"(--peak-rate, --rate), or train in fp32; the last checkpoint is from before"
             )
+        return sums
 
     def _end_epoch(self, seconds: float, progress: Progress) -> None:
-        self._check_loss()
+        sums = self._checked_sums()
         active = self._active()
         row = {
             "epoch": float(self.epoch + 1),
             "learning_rate": float(self.learners[active[-1]].scheduler.get_last_lr()[0]),
         }
         for number in active:
-            name, (loss, right) = self.learners[number].name, self.sums[number].tolist()
+            name, (loss, right) = self.learners[number].name, sums[number].tolist()
             row[f"{name}_loss"] = loss / self.steps_per_epoch
             if self.counted[number]:
                 row[f"{name}_accuracy"] = right / (self.steps_per_epoch * self.batch)
@@ -213,20 +236,26 @@ class Trainer:
         progress.epoch(row, self.history)
 
     def _save_and_stop(self) -> None:
-        self._check_loss()
+        self._checked_sums()
         self.save()
-        raise TrainingError(
+        raise StoppedError(
             f"stopped in epoch {self.epoch + 1} of {self.walk.epochs}, step {self.step} of {self.steps_per_epoch}, "
             f"and saved as {self.path}: the same command with --resume goes on from there"
         )
 
     def save(self) -> None:
-        """Write the checkpoint; CheckpointError if it cannot be written."""
+        """Write the checkpoint, once for all processes; CheckpointError if it cannot be written."""
+        sums = add_up(self.sums)
+        if rank() == 0:
+            self._write(sums)
+        wait_for_all()
+
+    def _write(self, sums: Tensor) -> None:
         state: dict[str, Any] = {
             "pair": self.pair.state_dict(),
             "generator": self.generator.get_state(),
             "torch": torch.get_rng_state(),
-            "sums": self.sums.cpu(),
+            "sums": sums.cpu(),
         }
         for learner in self.learners:
             state[learner.state_name("optimizer")] = learner.optimizer.state_dict()
@@ -254,7 +283,8 @@ class Trainer:
         torch.set_rng_state(state["torch"])
         if self.device.type == "cuda" and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self.device)
-        self.sums = state["sums"].to(self.device).reshape(len(self.learners), 2)
+        sums = state["sums"].to(self.device).reshape(len(self.learners), 2)
+        self.sums = sums if rank() == 0 else torch.zeros_like(sums)
         self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
 
 

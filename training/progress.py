@@ -14,15 +14,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from latentwire.errors import TrainingError
+from training.parallel import processes, rank
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)  # the last for whoever sets an alarm
 
 
 class Progress:
-    """A bar on a terminal and a line an epoch anywhere; each epoch's figures also go to the CSV file ``log``."""
+    """A bar on a terminal and a line an epoch anywhere; each epoch's figures also go to the CSV file ``log``.
+
+    Of several processes that train together the first alone shows and writes.
+    """
 
     def __init__(
         self, title: str, epochs: int, steps_per_epoch: int, log: Path, console: Console | None = None
     ) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._shown = rank() == 0
+        self._console = console or Console(stderr=True, highlight=False, quiet=not self._shown)
         self._epochs, self._steps, self._log = epochs, steps_per_epoch, log
         self._bar = Bar(
             TextColumn(f"{title}: {{task.description}}"),
@@ -30,7 +37,7 @@ class Progress:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (self._shown and self._console.is_terminal),
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=epochs * steps_per_epoch)
@@ -54,7 +61,8 @@ class Progress:
         figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self._bar.update(self._task, completed=len(history) * self._steps)
         self._console.print(f"epoch {row['epoch']:.0f}/{self._epochs}  {figures}", soft_wrap=True)
-        write_log(self._log, history)
+        if self._shown:
+            write_log(self._log, history)
 
 
 def write_log(path: Path, history: Sequence[dict[str, float]]) -> None:
@@ -75,8 +83,10 @@ def write_log(path: Path, history: Sequence[dict[str, float]]) -> None:
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into ``requested``, so that the loop stops between steps and saves; a second
-    one acts as ever. Outside the main thread, where signals cannot be caught, nothing changes.
+    """Turns the first Ctrl-C, SIGTERM or alarm into ``requested``, so that the loop stops between steps and saves.
+
+    A second one acts as ever; but not in one of several processes, which the process that waits for them ends. Outside
+    the main thread, where signals cannot be caught, nothing changes.
     """
 
     def __init__(self) -> None:
@@ -86,7 +96,7 @@ class StopSignal:
     def __enter__(self) -> Self:
         """Catch the signals."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 self._before[number] = signal.signal(number, self._request)
         return self
 
@@ -96,7 +106,8 @@ class StopSignal:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if processes() == 1:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

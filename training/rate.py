@@ -10,6 +10,7 @@ from torch import Tensor
 from training.ce import CETrainingConfig, answers_loss, train_from_scratch
 from training.loop import StepLoss
 from training.models import Pair
+from training.parallel import random_rows, whole_batch
 from training.progress import Progress
 
 METHOD = "rate"
@@ -43,10 +44,10 @@ def run_train_rate(config: RateTrainingConfig, progress: Progress | None = None)
 def rate_loss(pair: Pair, images: Tensor, labels: Tensor, config: RateTrainingConfig) -> StepLoss:
     """Cross-entropy of the answers from the latent with a bin's noise, plus ``rate_weight`` times its bits."""
     encoded = pair.encoder(images)
-    noisy = encoded.latent.float() + torch.rand(encoded.latent.shape, device=encoded.latent.device) - 0.5
+    noisy = encoded.latent.float() + random_rows(encoded.latent, encoded.latent.shape[1]) - 0.5
     head = encoded.head_logits
     loss, logits = answers_loss(pair.decoder(noisy), head, labels, config.label_smoothing, config.head_weight)
-    return StepLoss(loss + config.rate_weight * gaussian_bits(noisy), logits)
+    return StepLoss(loss + config.rate_weight * gaussian_bits(whole_batch(noisy)), logits)
 
 
 def gaussian_bits(latent: Tensor) -> Tensor:

@@ -43,10 +43,12 @@ def train_rate(
     seed: int = 0,
     precision: recipe.Precision = "bf16",
     device: recipe.Device = "auto",
+    devices: recipe.Devices = 1,
     threads: recipe.Threads = None,
     resume: recipe.Resume = False,
 ) -> None:
     """Train a pair end to end on cross-entropy and weighted bits: the baseline with a rate term."""
+    from training.devices import on_devices
     from training.models import PairConfig
     from training.rate import RateTrainingConfig, run_train_rate
 
@@ -60,7 +62,7 @@ def train_rate(
             precision=precision,  # type: ignore[arg-type]  # as above
             device=device, threads=threads, resume=resume, rate_weight=weight,
         )  # fmt: skip
-    print(run_train_rate(config))
+    print(on_devices(devices, device, run_train_rate, config))
 
 
 def train_duphil(
@@ -78,13 +80,14 @@ def train_duphil(
     seed: Seed = None,
     precision: recipe.Precision = "bf16",
     device: recipe.Device = "auto",
+    devices: recipe.Devices = 1,
     threads: recipe.Threads = None,
     resume: recipe.Resume = False,
 ) -> None:
     """Step 1: the encoder learns from the LDR loss, the decoder from cross-entropy, in turns."""
     values = dict(alternate=alternate, batch=batch, rate=rate, eps2=eps2, gamma1=gamma1, gamma2=gamma2, noise=noise)
     rest = dict(seed=seed, precision=precision, device=device, threads=threads, resume=resume)
-    _train(start, out, root=data_root, steps=(1,), epochs=(epochs,) * 3, **values, **rest)
+    _train(devices, start, out, root=data_root, steps=(1,), epochs=(epochs,) * 3, **values, **rest)
 
 
 def train_ldr(
@@ -111,6 +114,7 @@ def train_ldr(
     seed: Seed = None,
     precision: recipe.Precision = "bf16",
     device: recipe.Device = "auto",
+    devices: recipe.Devices = 1,
     threads: recipe.Threads = None,
     resume: recipe.Resume = False,
     smoke: Annotated[bool, typer.Option(help="A tiny run of everything on --data, exported and evaluated.")] = False,
@@ -122,7 +126,8 @@ def train_ldr(
     if start is None or data is not None:
         raise typer.BadParameter("give --from CHECKPOINT (its data is used), or --smoke with --data")
     _train(
-        start, out, root=data_root, steps=recipe.numbers(steps, "--steps"), epochs=recipe.numbers(epochs, "--epochs"),
+        devices, start, out, root=data_root,
+        steps=recipe.numbers(steps, "--steps"), epochs=recipe.numbers(epochs, "--epochs"),
         alternate=alternate, batch=batch, rate=rate, finetune_batch=finetune_batch, finetune_rate=finetune_rate,
         eps2=eps2, gamma1=gamma1, gamma2=gamma2, self_gamma1=self_gamma1, self_gamma2=self_gamma2,
         self_images=self_images, self_views=self_views, ldr_weight=ldr_weight, noise=noise, seed=seed,
@@ -130,12 +135,13 @@ def train_ldr(
     )  # fmt: skip
 
 
-def _train(start: Path, out: Path, **settings: Any) -> None:
+def _train(devices: int, start: Path, out: Path, **settings: Any) -> None:
+    from training.devices import on_devices
     from training.duphil import LDRTrainingConfig, run_train_ldr
 
     with wrong_use():
         config = LDRTrainingConfig(start, out, **settings)
-    print(run_train_ldr(config))
+    print(on_devices(devices, config.device, run_train_ldr, config))
 
 
 def _smoke(data: str | None, out: Path, root: Path | None, device: str, threads: int | None, resume: bool) -> None:

@@ -23,6 +23,7 @@ PeakRate = Annotated[float, typer.Option(help="Top of the one-cycle learning rat
 Validation = Annotated[float, typer.Option(help="Share of the training set to measure on.")]
 Precision = Annotated[str, typer.Option(help="bf16 or fp32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Devices = Annotated[int, typer.Option(min=1, help="How many GPUs (with --device cpu: processes) train together.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="torch's threads on the CPU.")]
 Resume = Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")]
 From = Annotated[Path, typer.Option("--from", help="A training command's checkpoint.")]

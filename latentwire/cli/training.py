@@ -38,11 +38,13 @@ def train_ce(
     seed: int = 0,
     precision: recipe.Precision = "bf16",
     device: recipe.Device = "auto",
+    devices: recipe.Devices = 1,
     threads: recipe.Threads = None,
     resume: recipe.Resume = False,
 ) -> None:
     """Train a pair end to end on cross-entropy: the paper's baseline, and the start of its method."""
     from training.ce import CETrainingConfig, run_train_ce
+    from training.devices import on_devices
     from training.models import PairConfig
 
     with wrong_use():
@@ -73,7 +75,7 @@ def train_ce(
             threads=threads,
             resume=resume,
         )
-    print(run_train_ce(config))
+    print(on_devices(devices, device, run_train_ce, config))
 
 
 def export(

@@ -7,7 +7,7 @@ from typing import NoReturn, TypeVar
 import grpc
 
 from latentwire import errors, wire
-from latentwire.messages import Rate, SensorInfo
+from latentwire.messages import BundleInfo, Rate, RateControl, SensorInfo
 from latentwire.v1 import control_pb2, control_pb2_grpc
 
 T = TypeVar("T")
@@ -70,13 +70,48 @@ class ControlClient:
         request = control_pb2.SetRateRequest(sensor=sensor, rate_scale=rate_scale)
         return self._set(lambda: self._stub.SetRate(request, timeout=timeout_s), sensor)
 
+    def set_budget(self, sensor: str, bits_per_s: float | None) -> RateControl:
+        """Put a ceiling on what a sensor sends, framing in; None lifts it. Returns who turns its knob now.
+
+        Raises UnknownSensorError, or CommandRefusedError if the sensor did not do it in time.
+        """
+        request = control_pb2.SetBudgetRequest(sensor=sensor, bits_per_s=bits_per_s or 0.0)
+        response = self._call(lambda: self._stub.SetBudget(request, timeout=self.timeout_s), _late(sensor))
+        return wire.rate_control_from_proto(response.control)
+
+    def set_automatic(self, sensor: str, automatic: bool = True, max_age_s: float | None = None) -> RateControl:
+        """Have a sensor turn its knob by itself so that no image gets older than ``max_age_s``; like ``set_budget``.
+
+        None keeps the sensor's own limit. ``set_rate`` ends it, and any budget.
+        """
+        request = control_pb2.SetAutomaticRequest(sensor=sensor, automatic=automatic, max_age_s=max_age_s or 0.0)
+        response = self._call(lambda: self._stub.SetAutomatic(request, timeout=self.timeout_s), _late(sensor))
+        return wire.rate_control_from_proto(response.control)
+
     def set_variant(self, sensor: str, variant: str, timeout_s: float = 30.0) -> tuple[Rate, Rate]:
-        """Have a sensor use another encoder of the bundle; like ``set_rate``, or UnknownVariantError."""
+        """Have a sensor use another encoder of its bundle; like ``set_rate``, or UnknownVariantError."""
         request = control_pb2.SetVariantRequest(sensor=sensor, variant=variant)
         return self._set(lambda: self._stub.SetVariant(request, timeout=timeout_s), sensor)
 
+    def list_bundles(self) -> tuple[BundleInfo, ...]:
+        """The bundles that the server can decode and hand out; its own first."""
+        request = control_pb2.ListBundlesRequest()
+        response = self._call(lambda: self._stub.ListBundles(request, timeout=self.timeout_s))
+        return tuple(map(wire.bundle_info_from_proto, response.bundles))
+
+    def push_bundle(
+        self, sensor: str, bundle: str, variant: str | None = None, timeout_s: float = 3600.0
+    ) -> tuple[Rate, Rate]:
+        """Have a sensor fetch and run a bundle of the server's, named by model id or digest; like ``set_rate``.
+
+        ``variant`` None keeps the present one if the bundle has it. Raises also BundleNotFoundError, or BundleError
+        if several have that name.
+        """
+        request = control_pb2.PushBundleRequest(sensor=sensor, bundle=bundle, variant=variant or "")
+        return self._set(lambda: self._stub.PushBundle(request, timeout=timeout_s), sensor)
+
     def _set(self, call: Callable[[], control_pb2.SetRateResponse], sensor: str) -> tuple[Rate, Rate]:
-        response = self._call(call, f"sensor {sensor!r} did not carry the command out in time")
+        response = self._call(call, _late(sensor))
         return wire.rate_from_proto(response.before), wire.rate_from_proto(response.after)
 
     def _call(self, call: Callable[[], T], when_late: str = "") -> T:
@@ -100,3 +135,7 @@ class ControlClient:
         raise errors.error_named(details) or errors.LatentwireError(
             f"the server answered {code.name}: {details}"
         ) from error
+
+
+def _late(sensor: str) -> str:
+    return f"sensor {sensor!r} did not carry the command out in time"

@@ -115,14 +115,57 @@ class SetOperatingPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class RateControl:
+    """Who turns a sensor's knob.
+
+    ``automatic``: the sensor, so that images' age stays under ``max_age_s``; with a budget too, so that it sends no
+    more than that, framing in. Else people do.
+    """
+
+    automatic: bool = False
+    max_age_s: float = 2.0
+    budget_bits_per_s: float | None = None
+
+    @property
+    def by_itself(self) -> bool:
+        """The sensor turns its knob."""
+        return self.automatic or self.budget_bits_per_s is not None
+
+    def described(self) -> str:
+        """In a few words, for people."""
+        words = [f"automatic, images at most {self.max_age_s:g} s old"] if self.automatic else []
+        if self.budget_bits_per_s is not None:
+            words.append(f"budget {self.budget_bits_per_s:g} bit/s")
+        return ", ".join(words) or "by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class SetRateControl:
+    """A command to a sensor. None keeps what is; a budget of 0 lifts it."""
+
+    command_id: int
+    automatic: bool | None = None
+    max_age_s: float | None = None
+    budget_bits_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateControlState:
+    """Who turns a sensor's knob now; ``command_id`` names the command it answers, 0 when none asked."""
+
+    command_id: int
+    control: RateControl
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """The server is going away: finish what is in flight, then reconnect."""
 
     reason: str
 
 
-FromSensor = Hello | OperatingPointName | LatentBatch | CommandRefused | DropReport
-FromServer = Welcome | Results | BatchRefused | SetOperatingPoint | Drain
+FromSensor = Hello | OperatingPointName | LatentBatch | CommandRefused | DropReport | RateControlState
+FromServer = Welcome | Results | BatchRefused | SetOperatingPoint | SetRateControl | Drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +180,15 @@ class Rate:
     images: int = 0
     payload_bits_per_image: float = 0.0
     share_refined: float = 0.0
+    control: RateControl = RateControl()
 
 
 @dataclass(frozen=True, slots=True)
 class SensorInfo:
-    """What a server knows of a sensor; ``dropped`` is the sensor's own report, reason -> images."""
+    """What a server knows of a sensor; ``dropped`` is the sensor's own report, reason -> images.
+
+    ``model_id`` and ``bundle_digest`` are of the bundle it runs.
+    """
 
     name: str
     session: str
@@ -152,3 +199,16 @@ class SensorInfo:
     images_refused: int
     images_per_s: float
     dropped: Mapping[str, int] = field(default_factory=dict)
+    model_id: str = ""
+    bundle_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInfo:
+    """A bundle that a server holds; of ``variants`` the default is first, ``sensor_bytes`` is what sensors need."""
+
+    model_id: str
+    bundle_digest: str
+    variants: tuple[str, ...]
+    signed: bool
+    sensor_bytes: int

@@ -4,6 +4,7 @@
 peer may not send, before any work is done on it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import assert_never
 
@@ -61,6 +62,16 @@ def from_sensor_to_proto(message: m.FromSensor) -> stream_pb2.SensorMessage:
             )
         case m.DropReport():
             return stream_pb2.SensorMessage(drop_report=stream_pb2.DropReport(dropped=dict(message.dropped)))
+        case m.RateControlState():
+            control = message.control
+            return stream_pb2.SensorMessage(
+                rate_control=stream_pb2.RateControlState(
+                    command_id=message.command_id,
+                    automatic=control.automatic,
+                    max_age_s=control.max_age_s,
+                    budget_bits_per_s=control.budget_bits_per_s or 0.0,
+                )
+            )
         case _:
             assert_never(message)
 
@@ -79,6 +90,8 @@ def from_sensor_from_proto(proto: stream_pb2.SensorMessage, limits: m.Limits) ->
             return m.CommandRefused(refused.command_id, refused.error[:MAX_NAME_CHARACTERS], refused.message[:1024])
         case "drop_report":
             return m.DropReport(_dropped_from_proto(proto.drop_report.dropped))
+        case "rate_control":
+            return m.RateControlState(proto.rate_control.command_id, rate_control_from_proto(proto.rate_control))
         case _:
             raise MalformedMessageError("a sensor's message is empty or of an unknown kind")
 
@@ -116,6 +129,15 @@ def from_server_to_proto(message: m.FromServer) -> stream_pb2.ServerMessage:
                     bundle_digest=message.bundle_digest or "",
                 )
             )
+        case m.SetRateControl():
+            return stream_pb2.ServerMessage(
+                set_rate_control=stream_pb2.SetRateControl(
+                    command_id=message.command_id,
+                    automatic=message.automatic,
+                    max_age_s=message.max_age_s,
+                    budget_bits_per_s=message.budget_bits_per_s,
+                )
+            )
         case m.BatchRefused():
             return stream_pb2.ServerMessage(
                 batch_refused=stream_pb2.BatchRefused(
@@ -141,6 +163,8 @@ def from_server_from_proto(proto: stream_pb2.ServerMessage) -> m.FromServer:
             return m.Results(results.first_sequence, tuple(results.label), tuple(results.probability))
         case "welcome":
             return _welcome_from_proto(proto.welcome)
+        case "set_rate_control":
+            return _set_rate_control_from_proto(proto.set_rate_control)
         case "set_operating_point":
             command = proto.set_operating_point
             return m.SetOperatingPoint(
@@ -159,6 +183,24 @@ def from_server_from_proto(proto: stream_pb2.ServerMessage) -> m.FromServer:
             raise MalformedMessageError("a server's message is empty or of an unknown kind")
 
 
+def rate_control_to_proto(control: m.RateControl) -> control_pb2.RateControl:
+    """Who turns a sensor's knob, for the control service."""
+    return control_pb2.RateControl(
+        automatic=control.automatic,
+        max_age_s=control.max_age_s,
+        budget_bits_per_s=control.budget_bits_per_s or 0.0,
+    )
+
+
+def rate_control_from_proto(proto: control_pb2.RateControl | stream_pb2.RateControlState) -> m.RateControl:
+    """Who turns a sensor's knob; raises MalformedMessageError."""
+    return m.RateControl(
+        proto.automatic,
+        _positive(proto.max_age_s, "max_age_s"),
+        _positive(proto.budget_bits_per_s, "budget_bits_per_s") if proto.budget_bits_per_s else None,
+    )
+
+
 def rate_to_proto(rate: m.Rate) -> control_pb2.Rate:
     """A rate, for the control service."""
     return control_pb2.Rate(
@@ -170,6 +212,7 @@ def rate_to_proto(rate: m.Rate) -> control_pb2.Rate:
         images=rate.images,
         payload_bits_per_image=rate.payload_bits_per_image,
         share_refined=rate.share_refined,
+        control=rate_control_to_proto(rate.control),
     )
 
 
@@ -184,6 +227,7 @@ def rate_from_proto(proto: control_pb2.Rate) -> m.Rate:
         images=proto.images,
         payload_bits_per_image=proto.payload_bits_per_image,
         share_refined=proto.share_refined,
+        control=rate_control_from_proto(proto.control) if proto.HasField("control") else m.RateControl(),
     )
 
 
@@ -199,6 +243,8 @@ def sensor_info_to_proto(info: m.SensorInfo) -> control_pb2.SensorInfo:
         images_refused=info.images_refused,
         images_per_s=info.images_per_s,
         dropped=dict(info.dropped),
+        model_id=info.model_id,
+        bundle_digest=info.bundle_digest,
     )
 
 
@@ -214,6 +260,30 @@ def sensor_info_from_proto(proto: control_pb2.SensorInfo) -> m.SensorInfo:
         images_refused=proto.images_refused,
         images_per_s=proto.images_per_s,
         dropped=dict(proto.dropped),
+        model_id=proto.model_id,
+        bundle_digest=proto.bundle_digest,
+    )
+
+
+def bundle_info_to_proto(info: m.BundleInfo) -> control_pb2.BundleInfo:
+    """A bundle, for the control service."""
+    return control_pb2.BundleInfo(
+        model_id=info.model_id,
+        bundle_digest=info.bundle_digest,
+        variants=info.variants,
+        signed=info.signed,
+        sensor_bytes=info.sensor_bytes,
+    )
+
+
+def bundle_info_from_proto(proto: control_pb2.BundleInfo) -> m.BundleInfo:
+    """A bundle, from the control service."""
+    return m.BundleInfo(
+        model_id=proto.model_id,
+        bundle_digest=proto.bundle_digest,
+        variants=tuple(proto.variants),
+        signed=proto.signed,
+        sensor_bytes=proto.sensor_bytes,
     )
 
 
@@ -280,6 +350,22 @@ def _welcome_from_proto(proto: stream_pb2.Welcome) -> m.Welcome:
     if min(limits.max_images_per_message, limits.max_payload_bytes, limits.max_unanswered_images) < 1:
         raise MalformedMessageError("a welcome's limits are positive")
     return m.Welcome(proto.next_sequence, limits)
+
+
+def _set_rate_control_from_proto(proto: stream_pb2.SetRateControl) -> m.SetRateControl:
+    budget = proto.budget_bits_per_s if proto.HasField("budget_bits_per_s") else None
+    return m.SetRateControl(
+        proto.command_id,
+        proto.automatic if proto.HasField("automatic") else None,
+        _positive(proto.max_age_s, "max_age_s") if proto.HasField("max_age_s") else None,
+        _positive(budget, "budget_bits_per_s") if budget else budget,
+    )
+
+
+def _positive(number: float, field: str) -> float:
+    if not 0 < number < math.inf:
+        raise MalformedMessageError(f"{field} must be a positive number, not {number}")
+    return number
 
 
 def _dropped_from_proto(dropped: Mapping[str, int]) -> dict[str, int]:

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from latentwire.cli import units
+from latentwire.cli.options import wrong_use
 from latentwire.messages import Rate, SensorInfo
 
 app = typer.Typer(no_args_is_help=True, help="See the sensors of a running server and turn their knobs.")
@@ -62,7 +64,9 @@ def ctl_rate_get(context: typer.Context, name: str) -> None:
     from latentwire.control_client import ControlClient
 
     with ControlClient(context.obj) as control:
-        print(_rate_line(control.get_rate(name)))
+        rate = control.get_rate(name)
+    print(_rate_line(rate))
+    print(f"turned: {rate.control.described()}")
 
 
 @rate_app.command("set")
@@ -78,6 +82,39 @@ def ctl_rate_set(
     with ControlClient(context.obj) as control:
         before, after = control.set_rate(name, rate_scale, timeout_s)
     print(f"before: {_rate_line(before)}\nafter:  {_rate_line(after)}")
+    if before.control.by_itself and not after.control.by_itself:
+        print(f"the sensor no longer turns its knob by itself (before: {before.control.described()})")
+
+
+@rate_app.command("auto")
+def ctl_rate_auto(
+    context: typer.Context,
+    name: str,
+    max_age: Annotated[str | None, typer.Option(help="No image older than this, like 2s; default: as it is.")] = None,
+    off: Annotated[bool, typer.Option("--off", help="No longer; the rate stays where it is.")] = False,
+) -> None:
+    """Have a sensor turn its knob by itself, so that its images' age stays under a limit; 'rate set' ends it."""
+    from latentwire.control_client import ControlClient
+
+    with wrong_use():
+        max_age_s = None if max_age is None else units.seconds(max_age)
+    with ControlClient(context.obj) as control:
+        print(f"{name}: {control.set_automatic(name, not off, max_age_s).described()}")
+
+
+@rate_app.command("budget")
+def ctl_rate_budget(
+    context: typer.Context,
+    name: str,
+    budget: Annotated[str, typer.Argument(help="Like 2kbit/s, framing in; 'none' lifts it.")],
+) -> None:
+    """Put a ceiling on what a sensor sends; it turns its knob to keep under it. 'rate set' lifts it too."""
+    from latentwire.control_client import ControlClient
+
+    with wrong_use():
+        bits_per_s = None if budget == "none" else units.bits_per_s(budget)
+    with ControlClient(context.obj) as control:
+        print(f"{name}: {control.set_budget(name, bits_per_s).described()}")
 
 
 def _rate_line(rate: Rate) -> str:

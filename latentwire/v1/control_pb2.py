@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blatentwire/v1/control.proto\x12\rlatentwire.v1\"\x14\n\x12ListSensorsRequest\")\n\x13WatchSensorsRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"A\n\x13ListSensorsResponse\x12*\n\x07sensors\x18\x01 \x03(\x0b\x32\x19.latentwire.v1.SensorInfo\"\xc8\x02\n\nSensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12!\n\x04rate\x18\x05 \x01(\x0b\x32\x13.latentwire.v1.Rate\x12\x17\n\x0fimages_answered\x18\x06 \x01(\x04\x12\x16\n\x0eimages_refused\x18\x07 \x01(\x04\x12\x37\n\x07\x64ropped\x18\x08 \x03(\x0b\x32&.latentwire.v1.SensorInfo.DroppedEntry\x12\x14\n\x0cimages_per_s\x18\t \x01(\x01\x12\x10\n\x08model_id\x18\n \x01(\t\x12\x15\n\rbundle_digest\x18\x0b \x01(\t\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xb1\x01\n\x04Rate\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nrate_scale\x18\x03 \x01(\x01\x12\x16\n\x0emin_rate_scale\x18\x04 \x01(\x01\x12\x16\n\x0emax_rate_scale\x18\x05 \x01(\x01\x12\x0e\n\x06images\x18\x06 \x01(\x04\x12\x1e\n\x16payload_bits_per_image\x18\x07 \x01(\x01\x12\x15\n\rshare_refined\x18\x08 \x01(\x01\" \n\x0eGetRateRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\"4\n\x0eSetRateRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x12\n\nrate_scale\x18\x02 \x01(\x01\"4\n\x11SetVariantRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\"\x14\n\x12ListBundlesRequest\"A\n\x13ListBundlesResponse\x12*\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x19.latentwire.v1.BundleInfo\"m\n\nBundleInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x10\n\x08variants\x18\x03 \x03(\t\x12\x0e\n\x06signed\x18\x04 \x01(\x08\x12\x14\n\x0csensor_bytes\x18\x05 \x01(\x04\"D\n\x11PushBundleRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"Z\n\x0fSetRateResponse\x12#\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x13.latentwire.v1.Rate\x12\"\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x13.latentwire.v1.Rate\"6\n\x10SetBudgetRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x12\n\nbits_per_s\x18\x02 \x01(\x01\"\x13\n\x11SetBudgetResponse2\x88\x05\n\x07\x43ontrol\x12T\n\x0bListSensors\x12!.latentwire.v1.ListSensorsRequest\x1a\".latentwire.v1.ListSensorsResponse\x12X\n\x0cWatchSensors\x12\".latentwire.v1.WatchSensorsRequest\x1a\".latentwire.v1.ListSensorsResponse0\x01\x12=\n\x07GetRate\x12\x1d.latentwire.v1.GetRateRequest\x1a\x13.latentwire.v1.Rate\x12H\n\x07SetRate\x12\x1d.latentwire.v1.SetRateRequest\x1a\x1e.latentwire.v1.SetRateResponse\x12N\n\nSetVariant\x12 .latentwire.v1.SetVariantRequest\x1a\x1e.latentwire.v1.SetRateResponse\x12T\n\x0bListBundles\x12!.latentwire.v1.ListBundlesRequest\x1a\".latentwire.v1.ListBundlesResponse\x12N\n\nPushBundle\x12 .latentwire.v1.PushBundleRequest\x1a\x1e.latentwire.v1.SetRateResponse\x12N\n\tSetBudget\x12\x1f.latentwire.v1.SetBudgetRequest\x1a .latentwire.v1.SetBudgetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blatentwire/v1/control.proto\x12\rlatentwire.v1\"\x14\n\x12ListSensorsRequest\")\n\x13WatchSensorsRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"A\n\x13ListSensorsResponse\x12*\n\x07sensors\x18\x01 \x03(\x0b\x32\x19.latentwire.v1.SensorInfo\"\xc8\x02\n\nSensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12!\n\x04rate\x18\x05 \x01(\x0b\x32\x13.latentwire.v1.Rate\x12\x17\n\x0fimages_answered\x18\x06 \x01(\x04\x12\x16\n\x0eimages_refused\x18\x07 \x01(\x04\x12\x37\n\x07\x64ropped\x18\x08 \x03(\x0b\x32&.latentwire.v1.SensorInfo.DroppedEntry\x12\x14\n\x0cimages_per_s\x18\t \x01(\x01\x12\x10\n\x08model_id\x18\n \x01(\t\x12\x15\n\rbundle_digest\x18\x0b \x01(\t\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xde\x01\n\x04Rate\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nrate_scale\x18\x03 \x01(\x01\x12\x16\n\x0emin_rate_scale\x18\x04 \x01(\x01\x12\x16\n\x0emax_rate_scale\x18\x05 \x01(\x01\x12\x0e\n\x06images\x18\x06 \x01(\x04\x12\x1e\n\x16payload_bits_per_image\x18\x07 \x01(\x01\x12\x15\n\rshare_refined\x18\x08 \x01(\x01\x12+\n\x07\x63ontrol\x18\t \x01(\x0b\x32\x1a.latentwire.v1.RateControl\"N\n\x0bRateControl\x12\x11\n\tautomatic\x18\x01 \x01(\x08\x12\x11\n\tmax_age_s\x18\x02 \x01(\x01\x12\x19\n\x11\x62udget_bits_per_s\x18\x03 \x01(\x01\" \n\x0eGetRateRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\"4\n\x0eSetRateRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x12\n\nrate_scale\x18\x02 \x01(\x01\"4\n\x11SetVariantRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\"\x14\n\x12ListBundlesRequest\"A\n\x13ListBundlesResponse\x12*\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x19.latentwire.v1.BundleInfo\"m\n\nBundleInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x10\n\x08variants\x18\x03 \x03(\t\x12\x0e\n\x06signed\x18\x04 \x01(\x08\x12\x14\n\x0csensor_bytes\x18\x05 \x01(\x04\"D\n\x11PushBundleRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"Z\n\x0fSetRateResponse\x12#\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x13.latentwire.v1.Rate\x12\"\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x13.latentwire.v1.Rate\"6\n\x10SetBudgetRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x12\n\nbits_per_s\x18\x02 \x01(\x01\"@\n\x11SetBudgetResponse\x12+\n\x07\x63ontrol\x18\x01 \x01(\x0b\x32\x1a.latentwire.v1.RateControl\"K\n\x13SetAutomaticRequest\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x11\n\tautomatic\x18\x02 \x01(\x08\x12\x11\n\tmax_age_s\x18\x03 \x01(\x01\"C\n\x14SetAutomaticResponse\x12+\n\x07\x63ontrol\x18\x01 \x01(\x0b\x32\x1a.latentwire.v1.RateControl2\xe1\x05\n\x07\x43ontrol\x12T\n\x0bListSensors\x12!.latentwire.v1.ListSensorsRequest\x1a\".latentwire.v1.ListSensorsResponse\x12X\n\x0cWatchSensors\x12\".latentwire.v1.WatchSensorsRequest\x1a\".latentwire.v1.ListSensorsResponse0\x01\x12=\n\x07GetRate\x12\x1d.latentwire.v1.GetRateRequest\x1a\x13.latentwire.v1.Rate\x12H\n\x07SetRate\x12\x1d.latentwire.v1.SetRateRequest\x1a\x1e.latentwire.v1.SetRateResponse\x12N\n\nSetVariant\x12 .latentwire.v1.SetVariantRequest\x1a\x1e.latentwire.v1.SetRateResponse\x12T\n\x0bListBundles\x12!.latentwire.v1.ListBundlesRequest\x1a\".latentwire.v1.ListBundlesResponse\x12N\n\nPushBundle\x12 .latentwire.v1.PushBundleRequest\x1a\x1e.latentwire.v1.SetRateResponse\x12N\n\tSetBudget\x12\x1f.latentwire.v1.SetBudgetRequest\x1a .latentwire.v1.SetBudgetResponse\x12W\n\x0cSetAutomatic\x12\".latentwire.v1.SetAutomaticRequest\x1a#.latentwire.v1.SetAutomaticResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,27 +44,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SENSORINFO_DROPPEDENTRY']._serialized_start=461
   _globals['_SENSORINFO_DROPPEDENTRY']._serialized_end=507
   _globals['_RATE']._serialized_start=510
-  _globals['_RATE']._serialized_end=687
-  _globals['_GETRATEREQUEST']._serialized_start=689
-  _globals['_GETRATEREQUEST']._serialized_end=721
-  _globals['_SETRATEREQUEST']._serialized_start=723
-  _globals['_SETRATEREQUEST']._serialized_end=775
-  _globals['_SETVARIANTREQUEST']._serialized_start=777
-  _globals['_SETVARIANTREQUEST']._serialized_end=829
-  _globals['_LISTBUNDLESREQUEST']._serialized_start=831
-  _globals['_LISTBUNDLESREQUEST']._serialized_end=851
-  _globals['_LISTBUNDLESRESPONSE']._serialized_start=853
-  _globals['_LISTBUNDLESRESPONSE']._serialized_end=918
-  _globals['_BUNDLEINFO']._serialized_start=920
-  _globals['_BUNDLEINFO']._serialized_end=1029
-  _globals['_PUSHBUNDLEREQUEST']._serialized_start=1031
-  _globals['_PUSHBUNDLEREQUEST']._serialized_end=1099
-  _globals['_SETRATERESPONSE']._serialized_start=1101
-  _globals['_SETRATERESPONSE']._serialized_end=1191
-  _globals['_SETBUDGETREQUEST']._serialized_start=1193
-  _globals['_SETBUDGETREQUEST']._serialized_end=1247
-  _globals['_SETBUDGETRESPONSE']._serialized_start=1249
-  _globals['_SETBUDGETRESPONSE']._serialized_end=1268
-  _globals['_CONTROL']._serialized_start=1271
-  _globals['_CONTROL']._serialized_end=1919
+  _globals['_RATE']._serialized_end=732
+  _globals['_RATECONTROL']._serialized_start=734
+  _globals['_RATECONTROL']._serialized_end=812
+  _globals['_GETRATEREQUEST']._serialized_start=814
+  _globals['_GETRATEREQUEST']._serialized_end=846
+  _globals['_SETRATEREQUEST']._serialized_start=848
+  _globals['_SETRATEREQUEST']._serialized_end=900
+  _globals['_SETVARIANTREQUEST']._serialized_start=902
+  _globals['_SETVARIANTREQUEST']._serialized_end=954
+  _globals['_LISTBUNDLESREQUEST']._serialized_start=956
+  _globals['_LISTBUNDLESREQUEST']._serialized_end=976
+  _globals['_LISTBUNDLESRESPONSE']._serialized_start=978
+  _globals['_LISTBUNDLESRESPONSE']._serialized_end=1043
+  _globals['_BUNDLEINFO']._serialized_start=1045
+  _globals['_BUNDLEINFO']._serialized_end=1154
+  _globals['_PUSHBUNDLEREQUEST']._serialized_start=1156
+  _globals['_PUSHBUNDLEREQUEST']._serialized_end=1224
+  _globals['_SETRATERESPONSE']._serialized_start=1226
+  _globals['_SETRATERESPONSE']._serialized_end=1316
+  _globals['_SETBUDGETREQUEST']._serialized_start=1318
+  _globals['_SETBUDGETREQUEST']._serialized_end=1372
+  _globals['_SETBUDGETRESPONSE']._serialized_start=1374
+  _globals['_SETBUDGETRESPONSE']._serialized_end=1438
+  _globals['_SETAUTOMATICREQUEST']._serialized_start=1440
+  _globals['_SETAUTOMATICREQUEST']._serialized_end=1515
+  _globals['_SETAUTOMATICRESPONSE']._serialized_start=1517
+  _globals['_SETAUTOMATICRESPONSE']._serialized_end=1584
+  _globals['_CONTROL']._serialized_start=1587
+  _globals['_CONTROL']._serialized_end=2324
 # @@protoc_insertion_point(module_scope)

@@ -162,6 +162,7 @@ class Rate(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     PAYLOAD_BITS_PER_IMAGE_FIELD_NUMBER: _builtins.int
     SHARE_REFINED_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
     variant: _builtins.str
     model: _builtins.str
     rate_scale: _builtins.float
@@ -173,6 +174,8 @@ class Rate(_message.Message):
     """0 while images is 0"""
     share_refined: _builtins.float
     """0..1"""
+    @_builtins.property
+    def control(self) -> Global___RateControl: ...
     def __init__(
         self,
         *,
@@ -184,14 +187,43 @@ class Rate(_message.Message):
         images: _builtins.int = ...,
         payload_bits_per_image: _builtins.float = ...,
         share_refined: _builtins.float = ...,
+        control: Global___RateControl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "max_rate_scale", b"max_rate_scale", "min_rate_scale", b"min_rate_scale", "model", b"model", "payload_bits_per_image", b"payload_bits_per_image", "rate_scale", b"rate_scale", "share_refined", b"share_refined", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "images", b"images", "max_rate_scale", b"max_rate_scale", "min_rate_scale", b"min_rate_scale", "model", b"model", "payload_bits_per_image", b"payload_bits_per_image", "rate_scale", b"rate_scale", "share_refined", b"share_refined", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rate: _TypeAlias = Rate  # noqa: Y015
+
+@_typing.final
+class RateControl(_message.Message):
+    """Who turns the knob: the sensor itself where it is automatic or has a budget, else people."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    MAX_AGE_S_FIELD_NUMBER: _builtins.int
+    BUDGET_BITS_PER_S_FIELD_NUMBER: _builtins.int
+    automatic: _builtins.bool
+    max_age_s: _builtins.float
+    budget_bits_per_s: _builtins.float
+    """0: none"""
+    def __init__(
+        self,
+        *,
+        automatic: _builtins.bool = ...,
+        max_age_s: _builtins.float = ...,
+        budget_bits_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "budget_bits_per_s", b"budget_bits_per_s", "max_age_s", b"max_age_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateControl: _TypeAlias = RateControl  # noqa: Y015
 
 @_typing.final
 class GetRateRequest(_message.Message):
@@ -406,13 +438,64 @@ Global___SetBudgetRequest: _TypeAlias = SetBudgetRequest  # noqa: Y015
 class SetBudgetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CONTROL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def control(self) -> Global___RateControl: ...
     def __init__(
         self,
+        *,
+        control: Global___RateControl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetBudgetResponse: _TypeAlias = SetBudgetResponse  # noqa: Y015
+
+@_typing.final
+class SetAutomaticRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENSOR_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    MAX_AGE_S_FIELD_NUMBER: _builtins.int
+    sensor: _builtins.str
+    automatic: _builtins.bool
+    max_age_s: _builtins.float
+    """0: as it is"""
+    def __init__(
+        self,
+        *,
+        sensor: _builtins.str = ...,
+        automatic: _builtins.bool = ...,
+        max_age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "max_age_s", b"max_age_s", "sensor", b"sensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAutomaticRequest: _TypeAlias = SetAutomaticRequest  # noqa: Y015
+
+@_typing.final
+class SetAutomaticResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTROL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def control(self) -> Global___RateControl: ...
+    def __init__(
+        self,
+        *,
+        control: Global___RateControl | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAutomaticResponse: _TypeAlias = SetAutomaticResponse  # noqa: Y015

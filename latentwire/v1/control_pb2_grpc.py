@@ -74,6 +74,11 @@ class ControlStub:
                 request_serializer=latentwire_dot_v1_dot_control__pb2.SetBudgetRequest.SerializeToString,
                 response_deserializer=latentwire_dot_v1_dot_control__pb2.SetBudgetResponse.FromString,
                 _registered_method=True)
+        self.SetAutomatic = channel.unary_unary(
+                '/latentwire.v1.Control/SetAutomatic',
+                request_serializer=latentwire_dot_v1_dot_control__pb2.SetAutomaticRequest.SerializeToString,
+                response_deserializer=latentwire_dot_v1_dot_control__pb2.SetAutomaticResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -126,7 +131,14 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetBudget(self, request, context):
-        """A ceiling on what the sensor may send; 0 lifts it.
+        """A ceiling on what the sensor may send, framing in, which it keeps by itself; 0 lifts it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAutomatic(self, request, context):
+        """Has the sensor turn its knob by itself, so that images' age stays under a limit; SetRate ends it, and any budget.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +186,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.SetBudget,
                     request_deserializer=latentwire_dot_v1_dot_control__pb2.SetBudgetRequest.FromString,
                     response_serializer=latentwire_dot_v1_dot_control__pb2.SetBudgetResponse.SerializeToString,
+            ),
+            'SetAutomatic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAutomatic,
+                    request_deserializer=latentwire_dot_v1_dot_control__pb2.SetAutomaticRequest.FromString,
+                    response_serializer=latentwire_dot_v1_dot_control__pb2.SetAutomaticResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -392,6 +409,33 @@ class Control:
             '/latentwire.v1.Control/SetBudget',
             latentwire_dot_v1_dot_control__pb2.SetBudgetRequest.SerializeToString,
             latentwire_dot_v1_dot_control__pb2.SetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAutomatic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/latentwire.v1.Control/SetAutomatic',
+            latentwire_dot_v1_dot_control__pb2.SetAutomaticRequest.SerializeToString,
+            latentwire_dot_v1_dot_control__pb2.SetAutomaticResponse.FromString,
             options,
             channel_credentials,
             insecure,

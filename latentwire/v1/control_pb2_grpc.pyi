@@ -43,7 +43,9 @@ class ControlStub:
     PushBundle: _grpc.UnaryUnaryMultiCallable[_control_pb2.PushBundleRequest, _control_pb2.SetRateResponse]
     """Has a sensor fetch and run another bundle; returns when the first batch coded with it has been decoded."""
     SetBudget: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetBudgetRequest, _control_pb2.SetBudgetResponse]
-    """A ceiling on what the sensor may send; 0 lifts it."""
+    """A ceiling on what the sensor may send, framing in, which it keeps by itself; 0 lifts it."""
+    SetAutomatic: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetAutomaticRequest, _control_pb2.SetAutomaticResponse]
+    """Has the sensor turn its knob by itself, so that images' age stays under a limit; SetRate ends it, and any budget."""
 
 @_typing.type_check_only
 class ControlAsyncStub(ControlStub):
@@ -60,7 +62,9 @@ class ControlAsyncStub(ControlStub):
     PushBundle: _aio.UnaryUnaryMultiCallable[_control_pb2.PushBundleRequest, _control_pb2.SetRateResponse]  # type: ignore[assignment]
     """Has a sensor fetch and run another bundle; returns when the first batch coded with it has been decoded."""
     SetBudget: _aio.UnaryUnaryMultiCallable[_control_pb2.SetBudgetRequest, _control_pb2.SetBudgetResponse]  # type: ignore[assignment]
-    """A ceiling on what the sensor may send; 0 lifts it."""
+    """A ceiling on what the sensor may send, framing in, which it keeps by itself; 0 lifts it."""
+    SetAutomatic: _aio.UnaryUnaryMultiCallable[_control_pb2.SetAutomaticRequest, _control_pb2.SetAutomaticResponse]  # type: ignore[assignment]
+    """Has the sensor turn its knob by itself, so that images' age stays under a limit; SetRate ends it, and any budget."""
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -122,6 +126,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetBudgetResponse, _abc.Awaitable[_control_pb2.SetBudgetResponse]]:
-        """A ceiling on what the sensor may send; 0 lifts it."""
+        """A ceiling on what the sensor may send, framing in, which it keeps by itself; 0 lifts it."""
+
+    @_abc_1.abstractmethod
+    def SetAutomatic(
+        self,
+        request: _control_pb2.SetAutomaticRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetAutomaticResponse, _abc.Awaitable[_control_pb2.SetAutomaticResponse]]:
+        """Has the sensor turn its knob by itself, so that images' age stays under a limit; SetRate ends it, and any budget."""
 
 def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alatentwire/v1/stream.proto\x12\rlatentwire.v1\"\x94\x02\n\rSensorMessage\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.latentwire.v1.LatentBatchH\x00\x12%\n\x05hello\x18\x02 \x01(\x0b\x32\x14.latentwire.v1.HelloH\x00\x12\x38\n\x0foperating_point\x18\x03 \x01(\x0b\x32\x1d.latentwire.v1.OperatingPointH\x00\x12\x38\n\x0f\x63ommand_refused\x18\x04 \x01(\x0b\x32\x1d.latentwire.v1.CommandRefusedH\x00\x12\x30\n\x0b\x64rop_report\x18\x05 \x01(\x0b\x32\x19.latentwire.v1.DropReportH\x00\x42\t\n\x07message\"\x8e\x02\n\rServerMessage\x12)\n\x07results\x18\x01 \x01(\x0b\x32\x16.latentwire.v1.ResultsH\x00\x12)\n\x07welcome\x18\x02 \x01(\x0b\x32\x16.latentwire.v1.WelcomeH\x00\x12?\n\x13set_operating_point\x18\x03 \x01(\x0b\x32 .latentwire.v1.SetOperatingPointH\x00\x12\x34\n\rbatch_refused\x18\x04 \x01(\x0b\x32\x1b.latentwire.v1.BatchRefusedH\x00\x12%\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x14.latentwire.v1.DrainH\x00\x42\t\n\x07message\"\xe4\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06sensor\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x37\n\x10operating_points\x18\x06 \x03(\x0b\x32\x1d.latentwire.v1.OperatingPoint\x12\x15\n\rnext_sequence\x18\x07 \x01(\x04\x12\x10\n\x08software\x18\x08 \x01(\t\x12\x15\n\rsensor_digest\x18\t \x01(\t\"\x8b\x01\n\x0eOperatingPoint\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrate_scale\x18\x04 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x12\n\ncommand_id\x18\x06 \x01(\x04\x12\x15\n\rsensor_digest\x18\x07 \x01(\t\"n\n\x0bLatentBatch\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06images\x18\x02 \x01(\r\x12\x17\n\x0foperating_point\x18\x03 \x01(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x05 \x01(\x07\"D\n\x0e\x43ommandRefused\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"u\n\nDropReport\x12\x37\n\x07\x64ropped\x18\x01 \x03(\x0b\x32&.latentwire.v1.DropReport.DroppedEntry\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"G\n\x07Welcome\x12\x15\n\rnext_sequence\x18\x01 \x01(\x04\x12%\n\x06limits\x18\x02 \x01(\x0b\x32\x15.latentwire.v1.Limits\"b\n\x06Limits\x12\x1e\n\x16max_images_per_message\x18\x01 \x01(\r\x12\x19\n\x11max_payload_bytes\x18\x02 \x01(\r\x12\x1d\n\x15max_unanswered_images\x18\x03 \x01(\r\"E\n\x07Results\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\r\n\x05label\x18\x02 \x03(\r\x12\x13\n\x0bprobability\x18\x03 \x03(\x02\"V\n\x0c\x42\x61tchRefused\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06images\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"r\n\x11SetOperatingPoint\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrate_scale\x18\x04 \x01(\x01\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\"\x17\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t2S\n\x07Sensors\x12H\n\x06Stream\x12\x1c.latentwire.v1.SensorMessage\x1a\x1c.latentwire.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alatentwire/v1/stream.proto\x12\rlatentwire.v1\"\xcd\x02\n\rSensorMessage\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.latentwire.v1.LatentBatchH\x00\x12%\n\x05hello\x18\x02 \x01(\x0b\x32\x14.latentwire.v1.HelloH\x00\x12\x38\n\x0foperating_point\x18\x03 \x01(\x0b\x32\x1d.latentwire.v1.OperatingPointH\x00\x12\x38\n\x0f\x63ommand_refused\x18\x04 \x01(\x0b\x32\x1d.latentwire.v1.CommandRefusedH\x00\x12\x30\n\x0b\x64rop_report\x18\x05 \x01(\x0b\x32\x19.latentwire.v1.DropReportH\x00\x12\x37\n\x0crate_control\x18\x06 \x01(\x0b\x32\x1f.latentwire.v1.RateControlStateH\x00\x42\t\n\x07message\"\xc9\x02\n\rServerMessage\x12)\n\x07results\x18\x01 \x01(\x0b\x32\x16.latentwire.v1.ResultsH\x00\x12)\n\x07welcome\x18\x02 \x01(\x0b\x32\x16.latentwire.v1.WelcomeH\x00\x12?\n\x13set_operating_point\x18\x03 \x01(\x0b\x32 .latentwire.v1.SetOperatingPointH\x00\x12\x34\n\rbatch_refused\x18\x04 \x01(\x0b\x32\x1b.latentwire.v1.BatchRefusedH\x00\x12%\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x14.latentwire.v1.DrainH\x00\x12\x39\n\x10set_rate_control\x18\x06 \x01(\x0b\x32\x1d.latentwire.v1.SetRateControlH\x00\x42\t\n\x07message\"\xe4\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06sensor\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x37\n\x10operating_points\x18\x06 \x03(\x0b\x32\x1d.latentwire.v1.OperatingPoint\x12\x15\n\rnext_sequence\x18\x07 \x01(\x04\x12\x10\n\x08software\x18\x08 \x01(\t\x12\x15\n\rsensor_digest\x18\t \x01(\t\"\x8b\x01\n\x0eOperatingPoint\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrate_scale\x18\x04 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x12\n\ncommand_id\x18\x06 \x01(\x04\x12\x15\n\rsensor_digest\x18\x07 \x01(\t\"n\n\x0bLatentBatch\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06images\x18\x02 \x01(\r\x12\x17\n\x0foperating_point\x18\x03 \x01(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x05 \x01(\x07\"D\n\x0e\x43ommandRefused\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"u\n\nDropReport\x12\x37\n\x07\x64ropped\x18\x01 \x03(\x0b\x32&.latentwire.v1.DropReport.DroppedEntry\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"G\n\x07Welcome\x12\x15\n\rnext_sequence\x18\x01 \x01(\x04\x12%\n\x06limits\x18\x02 \x01(\x0b\x32\x15.latentwire.v1.Limits\"b\n\x06Limits\x12\x1e\n\x16max_images_per_message\x18\x01 \x01(\r\x12\x19\n\x11max_payload_bytes\x18\x02 \x01(\r\x12\x1d\n\x15max_unanswered_images\x18\x03 \x01(\r\"E\n\x07Results\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\r\n\x05label\x18\x02 \x03(\r\x12\x13\n\x0bprobability\x18\x03 \x03(\x02\"V\n\x0c\x42\x61tchRefused\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06images\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"r\n\x11SetOperatingPoint\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrate_scale\x18\x04 \x01(\x01\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\"\xa6\x01\n\x0eSetRateControl\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x16\n\tautomatic\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tmax_age_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11\x62udget_bits_per_s\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x0c\n\n_automaticB\x0c\n\n_max_age_sB\x14\n\x12_budget_bits_per_s\"g\n\x10RateControlState\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x11\n\tautomatic\x18\x02 \x01(\x08\x12\x11\n\tmax_age_s\x18\x03 \x01(\x01\x12\x19\n\x11\x62udget_bits_per_s\x18\x04 \x01(\x01\"\x17\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t2S\n\x07Sensors\x12H\n\x06Stream\x12\x1c.latentwire.v1.SensorMessage\x1a\x1c.latentwire.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,33 +34,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DROPREPORT_DROPPEDENTRY']._loaded_options = None
   _globals['_DROPREPORT_DROPPEDENTRY']._serialized_options = b'8\001'
   _globals['_SENSORMESSAGE']._serialized_start=46
-  _globals['_SENSORMESSAGE']._serialized_end=322
-  _globals['_SERVERMESSAGE']._serialized_start=325
-  _globals['_SERVERMESSAGE']._serialized_end=595
-  _globals['_HELLO']._serialized_start=598
-  _globals['_HELLO']._serialized_end=826
-  _globals['_OPERATINGPOINT']._serialized_start=829
-  _globals['_OPERATINGPOINT']._serialized_end=968
-  _globals['_LATENTBATCH']._serialized_start=970
-  _globals['_LATENTBATCH']._serialized_end=1080
-  _globals['_COMMANDREFUSED']._serialized_start=1082
-  _globals['_COMMANDREFUSED']._serialized_end=1150
-  _globals['_DROPREPORT']._serialized_start=1152
-  _globals['_DROPREPORT']._serialized_end=1269
-  _globals['_DROPREPORT_DROPPEDENTRY']._serialized_start=1223
-  _globals['_DROPREPORT_DROPPEDENTRY']._serialized_end=1269
-  _globals['_WELCOME']._serialized_start=1271
-  _globals['_WELCOME']._serialized_end=1342
-  _globals['_LIMITS']._serialized_start=1344
-  _globals['_LIMITS']._serialized_end=1442
-  _globals['_RESULTS']._serialized_start=1444
-  _globals['_RESULTS']._serialized_end=1513
-  _globals['_BATCHREFUSED']._serialized_start=1515
-  _globals['_BATCHREFUSED']._serialized_end=1601
-  _globals['_SETOPERATINGPOINT']._serialized_start=1603
-  _globals['_SETOPERATINGPOINT']._serialized_end=1717
-  _globals['_DRAIN']._serialized_start=1719
-  _globals['_DRAIN']._serialized_end=1742
-  _globals['_SENSORS']._serialized_start=1744
-  _globals['_SENSORS']._serialized_end=1827
+  _globals['_SENSORMESSAGE']._serialized_end=379
+  _globals['_SERVERMESSAGE']._serialized_start=382
+  _globals['_SERVERMESSAGE']._serialized_end=711
+  _globals['_HELLO']._serialized_start=714
+  _globals['_HELLO']._serialized_end=942
+  _globals['_OPERATINGPOINT']._serialized_start=945
+  _globals['_OPERATINGPOINT']._serialized_end=1084
+  _globals['_LATENTBATCH']._serialized_start=1086
+  _globals['_LATENTBATCH']._serialized_end=1196
+  _globals['_COMMANDREFUSED']._serialized_start=1198
+  _globals['_COMMANDREFUSED']._serialized_end=1266
+  _globals['_DROPREPORT']._serialized_start=1268
+  _globals['_DROPREPORT']._serialized_end=1385
+  _globals['_DROPREPORT_DROPPEDENTRY']._serialized_start=1339
+  _globals['_DROPREPORT_DROPPEDENTRY']._serialized_end=1385
+  _globals['_WELCOME']._serialized_start=1387
+  _globals['_WELCOME']._serialized_end=1458
+  _globals['_LIMITS']._serialized_start=1460
+  _globals['_LIMITS']._serialized_end=1558
+  _globals['_RESULTS']._serialized_start=1560
+  _globals['_RESULTS']._serialized_end=1629
+  _globals['_BATCHREFUSED']._serialized_start=1631
+  _globals['_BATCHREFUSED']._serialized_end=1717
+  _globals['_SETOPERATINGPOINT']._serialized_start=1719
+  _globals['_SETOPERATINGPOINT']._serialized_end=1833
+  _globals['_SETRATECONTROL']._serialized_start=1836
+  _globals['_SETRATECONTROL']._serialized_end=2002
+  _globals['_RATECONTROLSTATE']._serialized_start=2004
+  _globals['_RATECONTROLSTATE']._serialized_end=2107
+  _globals['_DRAIN']._serialized_start=2109
+  _globals['_DRAIN']._serialized_end=2132
+  _globals['_SENSORS']._serialized_start=2134
+  _globals['_SENSORS']._serialized_end=2217
 # @@protoc_insertion_point(module_scope)

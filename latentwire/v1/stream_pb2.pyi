@@ -27,6 +27,7 @@ class SensorMessage(_message.Message):
     OPERATING_POINT_FIELD_NUMBER: _builtins.int
     COMMAND_REFUSED_FIELD_NUMBER: _builtins.int
     DROP_REPORT_FIELD_NUMBER: _builtins.int
+    RATE_CONTROL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def batch(self) -> Global___LatentBatch:
         """first: the one that is sent all day has the one-byte tag"""
@@ -39,6 +40,8 @@ class SensorMessage(_message.Message):
     def command_refused(self) -> Global___CommandRefused: ...
     @_builtins.property
     def drop_report(self) -> Global___DropReport: ...
+    @_builtins.property
+    def rate_control(self) -> Global___RateControlState: ...
     def __init__(
         self,
         *,
@@ -47,12 +50,13 @@ class SensorMessage(_message.Message):
         operating_point: Global___OperatingPoint | None = ...,
         command_refused: Global___CommandRefused | None = ...,
         drop_report: Global___DropReport | None = ...,
+        rate_control: Global___RateControlState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "command_refused", b"command_refused", "drop_report", b"drop_report", "hello", b"hello", "message", b"message", "operating_point", b"operating_point"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "command_refused", b"command_refused", "drop_report", b"drop_report", "hello", b"hello", "message", b"message", "operating_point", b"operating_point", "rate_control", b"rate_control"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "command_refused", b"command_refused", "drop_report", b"drop_report", "hello", b"hello", "message", b"message", "operating_point", b"operating_point"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "command_refused", b"command_refused", "drop_report", b"drop_report", "hello", b"hello", "message", b"message", "operating_point", b"operating_point", "rate_control", b"rate_control"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["batch", "hello", "operating_point", "command_refused", "drop_report"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["batch", "hello", "operating_point", "command_refused", "drop_report", "rate_control"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -67,6 +71,7 @@ class ServerMessage(_message.Message):
     SET_OPERATING_POINT_FIELD_NUMBER: _builtins.int
     BATCH_REFUSED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    SET_RATE_CONTROL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> Global___Results: ...
     @_builtins.property
@@ -77,6 +82,8 @@ class ServerMessage(_message.Message):
     def batch_refused(self) -> Global___BatchRefused: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def set_rate_control(self) -> Global___SetRateControl: ...
     def __init__(
         self,
         *,
@@ -85,12 +92,13 @@ class ServerMessage(_message.Message):
         set_operating_point: Global___SetOperatingPoint | None = ...,
         batch_refused: Global___BatchRefused | None = ...,
         drain: Global___Drain | None = ...,
+        set_rate_control: Global___SetRateControl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_refused", b"batch_refused", "drain", b"drain", "message", b"message", "results", b"results", "set_operating_point", b"set_operating_point", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_refused", b"batch_refused", "drain", b"drain", "message", b"message", "results", b"results", "set_operating_point", b"set_operating_point", "set_rate_control", b"set_rate_control", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_refused", b"batch_refused", "drain", b"drain", "message", b"message", "results", b"results", "set_operating_point", b"set_operating_point", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_refused", b"batch_refused", "drain", b"drain", "message", b"message", "results", b"results", "set_operating_point", b"set_operating_point", "set_rate_control", b"set_rate_control", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["results", "welcome", "set_operating_point", "batch_refused", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["results", "welcome", "set_operating_point", "batch_refused", "drain", "set_rate_control"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -442,6 +450,81 @@ class SetOperatingPoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetOperatingPoint: _TypeAlias = SetOperatingPoint  # noqa: Y015
+
+@_typing.final
+class SetRateControl(_message.Message):
+    """Who turns the sensor's knob. What is absent stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    MAX_AGE_S_FIELD_NUMBER: _builtins.int
+    BUDGET_BITS_PER_S_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.int
+    automatic: _builtins.bool
+    """the sensor itself: keeps images' age under max_age_s"""
+    max_age_s: _builtins.float
+    budget_bits_per_s: _builtins.float
+    """a ceiling on what the sensor sends, framing in; 0 lifts it"""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.int = ...,
+        automatic: _builtins.bool | None = ...,
+        max_age_s: _builtins.float | None = ...,
+        budget_bits_per_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_budget_bits_per_s", b"_budget_bits_per_s", "_max_age_s", b"_max_age_s", "automatic", b"automatic", "budget_bits_per_s", b"budget_bits_per_s", "max_age_s", b"max_age_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_budget_bits_per_s", b"_budget_bits_per_s", "_max_age_s", b"_max_age_s", "automatic", b"automatic", "budget_bits_per_s", b"budget_bits_per_s", "command_id", b"command_id", "max_age_s", b"max_age_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__automatic: _TypeAlias = _typing.Literal["automatic"]  # noqa: Y015
+    _WhichOneofArgType__automatic: _TypeAlias = _typing.Literal["_automatic", b"_automatic"]  # noqa: Y015
+    _WhichOneofReturnType__budget_bits_per_s: _TypeAlias = _typing.Literal["budget_bits_per_s"]  # noqa: Y015
+    _WhichOneofArgType__budget_bits_per_s: _TypeAlias = _typing.Literal["_budget_bits_per_s", b"_budget_bits_per_s"]  # noqa: Y015
+    _WhichOneofReturnType__max_age_s: _TypeAlias = _typing.Literal["max_age_s"]  # noqa: Y015
+    _WhichOneofArgType__max_age_s: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__automatic) -> _WhichOneofReturnType__automatic | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_bits_per_s) -> _WhichOneofReturnType__budget_bits_per_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_age_s) -> _WhichOneofReturnType__max_age_s | None: ...
+
+Global___SetRateControl: _TypeAlias = SetRateControl  # noqa: Y015
+
+@_typing.final
+class RateControlState(_message.Message):
+    """Who turns it now: said after a command, after a rate set by hand ended it, and when a stream opens unless nobody does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    MAX_AGE_S_FIELD_NUMBER: _builtins.int
+    BUDGET_BITS_PER_S_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.int
+    """the command it answers; 0 when none asked"""
+    automatic: _builtins.bool
+    max_age_s: _builtins.float
+    budget_bits_per_s: _builtins.float
+    """0: none"""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.int = ...,
+        automatic: _builtins.bool = ...,
+        max_age_s: _builtins.float = ...,
+        budget_bits_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "budget_bits_per_s", b"budget_bits_per_s", "command_id", b"command_id", "max_age_s", b"max_age_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateControlState: _TypeAlias = RateControlState  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):

@@ -4,6 +4,9 @@
 
     issue -> sent -> announced: an operating point carries its id -> measured: a batch at it is answered
                   -> refused by the sensor, or failed when its stream ends
+
+A lasting command, for which a sensor may have to fetch something, outlives its stream: it is sent again on the next
+one, and the sensor knows it by its id.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 
 from edge_server.pipeline import ServedPoint
 from latentwire.errors import CommandRefusedError
-from latentwire.messages import CommandRefused, OperatingPointName
+from latentwire.messages import CommandRefused, OperatingPointName, SetOperatingPoint
 
 
 @dataclass(slots=True)
@@ -20,12 +23,14 @@ class Command:
     """``done`` becomes what was measured on the first batch at the operating point that carries it out.
 
     ``point`` is the sensor's id for that operating point, ``served`` its tables: None until it is announced.
+    ``lasting`` is what a lasting command says, None for another.
     """
 
     id: int
     done: "asyncio.Future[Measured]"
     point: int | None = None
     served: ServedPoint | None = None
+    lasting: SetOperatingPoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,18 @@ class CommandBook:
         """The sensor will not carry a command out."""
         self._fail(refusal.command_id, CommandRefusedError(f"the sensor refused: {refusal.error}: {refusal.message}"))
 
-    def stream_ended(self, sensor: str) -> None:
-        """The sensor can do none of them any more."""
-        for command_id in self._commands:
+    def unanswered(self) -> list[SetOperatingPoint]:
+        """The lasting commands that a sensor which is back may not have heard."""
+        commands = self._commands.values()
+        return [c.lasting for c in commands if c.lasting is not None and c.point is None and not c.done.done()]
+
+    def stream_ended(self, sensor: str, for_good: bool) -> None:
+        """The sensor can do none of them any more; but if it may come back, it can do the lasting ones yet."""
+        for command in self._commands.values():
+            if command.lasting is not None and not for_good:
+                continue
             self._fail(
-                command_id,
+                command.id,
                 CommandRefusedError(
                     f"sensor {sensor!r} ended its stream before it sent a batch at the new operating point; "
                     "its source may have ended: see 'ctl sensors' and try again"

@@ -27,6 +27,7 @@ class ServerConfig:
         hello_timeout_s: how long a new stream may take to say hello.
         command_timeout_s: ceiling on the wait for a sensor to carry a command out.
         grace_s: at the end, how long sensors have to finish and leave by themselves.
+        library: a folder of further bundles, which may be pushed to sensors; None for no other than ``bundle``.
     """
 
     bundle: str | Path
@@ -42,6 +43,7 @@ class ServerConfig:
     hello_timeout_s: float = 10.0
     command_timeout_s: float = 60.0
     grace_s: float = 5.0
+    library: str | Path | None = None
 
     def __post_init__(self) -> None:
         """Check every setting."""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import grpc
 
 from edge_server.batcher import Batcher
+from edge_server.bundle_library import BundleLibrary
 from edge_server.commands import Measured
-from edge_server.pipeline import Answered, Job, Pipeline, ServedPoint
+from edge_server.pipeline import Answered, Job, ServedPoint
 from edge_server.registry import Link, Sensor
 from edge_server.sessions import Remembered
 from latentwire import messages as m
@@ -36,7 +37,7 @@ FLUSH_TIMEOUT_S = 10.0  # for a sensor that does not read its last results
 class Core:
     """What all streams share."""
 
-    pipeline: Pipeline
+    library: BundleLibrary
     batcher: Batcher[Job, Answered]
     tables: Executor  # derives operating points; no worker does, so that no sensor's hello delays batches
     limits: m.Limits
@@ -58,12 +59,13 @@ class Connection:
     """A sensor's live stream."""
 
     def __init__(self, core: Core, sensor: Sensor, points: dict[int, ServedPoint], context: "StreamContext") -> None:
-        """``points`` are those that the hello announced, by the sensor's ids."""
+        """``points`` are those that the hello announced, by the sensor's ids, the current one last."""
         self.peer = context.peer()
         self.finished = asyncio.Event()
         self._core = core
         self._sensor = sensor
         self._points = points
+        self._bundle = points[next(reversed(points))].bundle  # of points that name none
         self._context = context
         self._replies: deque[tuple[_Reply, int]] = deque()
         self._unanswered = 0  # images of the replies
@@ -130,7 +132,8 @@ class Connection:
             self._replies.clear()
             if self._sensor.link is self:
                 self._sensor.link = None
-                self._sensor.commands.stream_ended(self._sensor.name)
+                left = reader.done() and not reader.cancelled() and reader.exception() is None
+                self._sensor.commands.stream_ended(self._sensor.name, for_good=left)
             self.finished.set()
         ended = [task.exception() for task in (writer, reader) if task.done() and not task.cancelled()]
         return [error for error in ended if error is not None]
@@ -157,6 +160,8 @@ class Connection:
         self.send(m.Welcome(self._sensor.session.next_sequence, self._core.limits))
         for remembered in lost:
             self.resend(remembered)
+        for command in self._sensor.commands.unanswered():
+            self.send(command)
         async for proto in incoming:
             match message := wire.from_sensor_from_proto(proto, self._core.limits):
                 case m.LatentBatch():
@@ -187,7 +192,7 @@ class Connection:
 
     async def _announce(self, name: m.OperatingPointName) -> None:
         loop = asyncio.get_running_loop()
-        (served,) = await loop.run_in_executor(self._core.tables, self._core.pipeline.verify, [name])
+        served = await loop.run_in_executor(self._core.tables, self._core.library.verify_one, name, self._bundle)
         self._points.pop(name.id, None)
         self._points[name.id] = served
         while len(self._points) > self._core.max_operating_points:

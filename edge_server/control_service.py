@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeVar
 
 from edge_server.connection import Core
+from edge_server.moves import ANSWER_MARGIN_S, Moves
 from edge_server.pipeline import ServedPoint
 from edge_server.registry import Registry, Sensor, rate_of
 from edge_server.stats import PointCounts
@@ -20,7 +21,6 @@ from latentwire.errors import (
     ControlError,
     LatentwireError,
     MalformedMessageError,
-    UnknownVariantError,
 )
 from latentwire.v1 import control_pb2, control_pb2_grpc
 
@@ -35,7 +35,6 @@ log = logging.getLogger("latentwire.server.control")
 
 MIN_WATCH_INTERVAL_S = 0.1
 MAX_WATCH_INTERVAL_S = 60.0
-ANSWER_MARGIN_S = 0.1  # our own answer says more than the caller's bare deadline, so it must be there first
 
 T = TypeVar("T")
 
@@ -48,6 +47,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._core = core
         self._registry = registry
         self._command_timeout_s = command_timeout_s
+        self._moves = Moves(core, registry)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -78,9 +78,22 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def SetVariant(
         self, request: control_pb2.SetVariantRequest, context: "Context"
     ) -> control_pb2.SetRateResponse:
-        """Have a sensor use another encoder of the bundle; answers like SetRate."""
+        """Have a sensor use another encoder of its bundle; answers like SetRate."""
         action = f"SetVariant sensor={request.sensor[:128]!r} variant={request.variant[:128]!r}"
-        return await or_refuse(context, self._logged(action, context, self._set_variant(request, context)))
+        return await or_refuse(context, self._logged(action, context, self._moves.set_variant(request, context)))
+
+    async def ListBundles(
+        self, request: control_pb2.ListBundlesRequest, context: "Context"
+    ) -> control_pb2.ListBundlesResponse:
+        """The bundles that can be decoded and handed out."""
+        return await or_refuse(context, self._moves.list_bundles())
+
+    async def PushBundle(
+        self, request: control_pb2.PushBundleRequest, context: "Context"
+    ) -> control_pb2.SetRateResponse:
+        """Have a sensor fetch and run another bundle; answers when the first batch coded with it has been decoded."""
+        action = f"PushBundle sensor={request.sensor[:128]!r} bundle={request.bundle[:128]!r}"
+        return await or_refuse(context, self._logged(action, context, self._moves.push_bundle(request, context)))
 
     async def SetBudget(
         self, request: control_pb2.SetBudgetRequest, context: "Context"
@@ -131,41 +144,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def _set_rate(self, request: control_pb2.SetRateRequest, context: "Context") -> control_pb2.SetRateResponse:
         sensor = self._registry.find(request.sensor)
-        now = _served(sensor).point
-        await self._derive(now.variant, now.model, request.rate_scale)
-        return await self._change(sensor, context, rate_scale=request.rate_scale)
+        now = _served(sensor)
+        point, derive = now.point, self._core.library.derive
+        # ahead of the command: that checks the request and has the tables ready
+        await asyncio.get_running_loop().run_in_executor(
+            self._core.tables, derive, now.bundle, point.variant, point.model, request.rate_scale
+        )
+        return await self._change(sensor, context, request.rate_scale)
 
-    async def _set_variant(
-        self, request: control_pb2.SetVariantRequest, context: "Context"
-    ) -> control_pb2.SetRateResponse:
-        """Keep the entropy model and rate scale where the new variant has them, else take its defaults."""
-        sensor = self._registry.find(request.sensor)
-        now = _served(sensor).point
-        variants = self._core.pipeline.bundle.manifest.variants
-        if request.variant not in variants:
-            raise UnknownVariantError(f"no variant {request.variant[:128]!r}; there are {', '.join(variants)}")
-        variant = variants[request.variant]
-        model = now.model if now.model in variant.models else variant.default_model
-        entry = variant.model(model)
-        kept = entry.rate_min <= now.rate_scale <= entry.rate_max
-        rate_scale = now.rate_scale if kept else entry.rate_default
-        await self._derive(request.variant, model, rate_scale)
-        return await self._change(sensor, context, variant=request.variant, model=model, rate_scale=rate_scale)
-
-    async def _derive(self, variant: str, model: str, rate_scale: float) -> ServedPoint:
-        """Derive the operating point ahead: that checks the request and has the tables ready."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._core.tables, self._core.pipeline.derive, variant, model, rate_scale)
-
-    async def _change(
-        self,
-        sensor: Sensor,
-        context: "Context",
-        *,
-        variant: str | None = None,
-        model: str | None = None,
-        rate_scale: float | None = None,
-    ) -> control_pb2.SetRateResponse:
+    async def _change(self, sensor: Sensor, context: "Context", rate_scale: float) -> control_pb2.SetRateResponse:
         """Send the command, wait for the first batch that shows it done; one at a time a sensor."""
         left_s = context.time_remaining()  # None without a deadline, whatever the stub says
         timeout_s = min(self._command_timeout_s, math.inf if left_s is None else max(0.0, left_s - ANSWER_MARGIN_S))
@@ -176,7 +163,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 before, before_id = _served(sensor), sensor.current
                 command = sensor.commands.issue()
                 try:
-                    sensor.link.send(m.SetOperatingPoint(command.id, variant, model, rate_scale))
+                    sensor.link.send(m.SetOperatingPoint(command.id, rate_scale=rate_scale))
                     first = await command.done
                 finally:
                     sensor.commands.forget(command)

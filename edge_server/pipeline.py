@@ -41,6 +41,7 @@ class ServedPoint:
     point: OperatingPoint
     decoder: Decoder
     anchors: AnchorAnswers
+    bundle: Bundle
 
     def conditions(self, decoded: DecodedBatch, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
         """What the decoder is told of some images of a batch beside their latents, None if it takes nothing."""
@@ -90,7 +91,8 @@ class Pipeline:
         point = self._points.get(variant, model, rate_scale)
         decoder = self._decoders[variant]
         # a decoder that is not told of the point answers alike at all of them
-        return ServedPoint(point, decoder, self._anchors(variant, model, point if decoder.conditions else None))
+        anchors = self._anchors(variant, model, point if decoder.conditions else None)
+        return ServedPoint(point, decoder, anchors, self.bundle)
 
     def _ask_about_anchors(self, variant: str, model: str, point: OperatingPoint | None) -> AnchorAnswers:
         decoder, anchors = self._decoders[variant], self.bundle.codec_parameters(variant, model).anchors
@@ -113,8 +115,12 @@ class Pipeline:
             )
         return served
 
-    def answer(self, jobs: Sequence[Job]) -> list[Answered | LatentwireError]:
-        """Each job's results, or the CodecError that its payload is refused with; raises InferenceError."""
+    @staticmethod
+    def answer(jobs: Sequence[Job]) -> list[Answered | LatentwireError]:
+        """Each job's results, or the CodecError that its payload is refused with; raises InferenceError.
+
+        The jobs may be of several bundles.
+        """
         decoded = [_decode(job) for job in jobs]
         sound = [(job, d) for job, d in zip(jobs, decoded, strict=True) if isinstance(d, DecodedBatch)]
         done = iter(_classify([job for job, _ in sound], [d for _, d in sound]))

@@ -79,6 +79,8 @@ class Sensor:
             images_refused=self.counts.images_refused,
             images_per_s=self.counts.images_per_s(),
             dropped=self.dropped,
+            model_id=self.served.bundle.manifest.model_id if self.served else "",
+            bundle_digest=self.served.bundle.digest if self.served else "",
         )
 
 

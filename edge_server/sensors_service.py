@@ -14,7 +14,6 @@ from edge_server.status import or_refuse
 from latentwire import messages as m
 from latentwire import wire
 from latentwire.errors import (
-    BundleMismatchError,
     LatentwireError,
     MalformedMessageError,
     ProtocolError,
@@ -69,6 +68,8 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
             hello, served = await self._admit(incoming)
             sensor, former = self._registry.claim(hello.sensor, hello.session, hello.next_sequence)
             sensor.announced(hello.operating_points[-1], served[-1])
+            for name, point in zip(hello.operating_points, served, strict=True):
+                sensor.commands.announced(name, point)
             points = {name.id: point for name, point in zip(hello.operating_points, served, strict=True)}
             connection = Connection(self._core, sensor, points, context)
             older = self._take_over(sensor, former, connection, hello)
@@ -87,7 +88,7 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
         hello = await self._hello(incoming)
         self._check(hello)
         loop = asyncio.get_running_loop()
-        served = await loop.run_in_executor(self._core.tables, self._core.pipeline.verify, hello.operating_points)
+        served = await loop.run_in_executor(self._core.tables, self._core.library.verify, hello)
         self._refuse_when_draining()
         return hello, served
 
@@ -103,8 +104,10 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
         if former is not None and former.link is not None:
             taken = f"another process took the name {sensor.name!r}; give each sensor its own --name"
             former.link.end(SupersededError(taken), flush=False)  # or the two would take it from each other for ever
+        if former is not None:
+            former.commands.stream_ended(former.name, for_good=True)
         if older is not None:  # a command that was sent on it may be lost
-            sensor.commands.stream_ended(sensor.name)
+            sensor.commands.stream_ended(sensor.name, for_good=False)
         sensor.link = connection
         sensor.peer = connection.peer
         log.info(
@@ -136,14 +139,6 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
     def _check(self, hello: m.Hello) -> None:
         """Refuse a sensor that cannot be served, before any work is done for it."""
         self._refuse_when_draining()
-        bundle = self._core.pipeline.bundle
-        # a decoder may have been replaced since the sensor was deployed; what the sensor runs may not
-        alike = hello.bundle_digest == bundle.digest or hello.sensor_digest == bundle.sensor_digest
-        if hello.model_id != bundle.manifest.model_id or not alike:
-            raise BundleMismatchError(
-                f"the sensor runs bundle {hello.model_id!r} ({hello.bundle_digest[:12]}), "
-                f"the server {bundle.manifest.model_id!r} ({bundle.digest[:12]}): give both the same bundle"
-            )
         if len(hello.operating_points) > self._core.max_operating_points:
             raise MalformedMessageError(
                 f"a hello names at most {self._core.max_operating_points} operating points: announce the others later"

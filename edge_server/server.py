@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_server.batcher import Batcher
+from edge_server.bundle_library import BundleLibrary
 from edge_server.bundles_service import BundlesService
 from edge_server.config import ServerConfig, parse_address
 from edge_server.connection import Core
@@ -70,12 +72,12 @@ class Server:
             self._sensors = SensorsService(core, registry, self.config.hello_timeout_s)
             self._control = ControlService(core, registry, self.config.command_timeout_s)
             self._grpc = grpc.aio.server(options=_options(self.config))
-            await self._register()
+            await self._register(BundlesService(core.library, core.tables))
             port = add_port(self._grpc, self.config.listen)
             await self._grpc.start()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()
-        log.info("serving model_id=%s port=%d coder=%s", core.pipeline.bundle.manifest.model_id, port, in_use())
+        log.info("serving model_id=%s port=%d coder=%s", core.library.own.bundle.manifest.model_id, port, in_use())
         return port
 
     async def stop(self, grace_s: float | None = None, reason: str = "shutting down") -> None:
@@ -96,22 +98,24 @@ class Server:
         config = self.config
         bundle = await asyncio.to_thread(load_bundle, config.bundle, "server")
         pipeline = await asyncio.to_thread(Pipeline, bundle, config.decoder_threads)
+        folder = None if config.library is None else Path(config.library)
+        library = BundleLibrary(pipeline, folder, config.decoder_threads)
         tables = ThreadPoolExecutor(1, thread_name_prefix="latentwire-tables")
         stack.callback(tables.shutdown)
         batcher: Batcher[Job, Answered] = Batcher(
-            pipeline.answer,
+            Pipeline.answer,
             max_images=config.max_batch_images,
             delay_s=config.batch_delay_s,
             max_queued_images=config.max_queued_images,
             workers=config.workers,
         )
         stack.push_async_callback(batcher.close)
-        return Core(pipeline, batcher, tables, config.limits, config.max_operating_points)
+        return Core(library, batcher, tables, config.limits, config.max_operating_points)
 
-    async def _register(self) -> None:
+    async def _register(self, bundles: BundlesService) -> None:
         stream_pb2_grpc.add_SensorsServicer_to_server(self._sensors, self._grpc)
         control_pb2_grpc.add_ControlServicer_to_server(self._control, self._grpc)
-        bundles_pb2_grpc.add_BundlesServicer_to_server(BundlesService(), self._grpc)
+        bundles_pb2_grpc.add_BundlesServicer_to_server(bundles, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), self._grpc)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -18,6 +18,8 @@ MAX_DETAILS_CHARACTERS = 1024  # details travel in an HTTP/2 header, of which ma
 STATUS_OF_ERROR: dict[type[BaseException], grpc.StatusCode] = {
     errors.LatentwireError: grpc.StatusCode.INTERNAL,
     errors.RateScaleError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.BundleError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.BundleNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.UnknownVariantError: grpc.StatusCode.NOT_FOUND,
     errors.CorruptPayloadError: grpc.StatusCode.DATA_LOSS,
     errors.ProtocolError: grpc.StatusCode.ABORTED,  # the bare class: the session's own newer stream took over

@@ -99,6 +99,9 @@ def server(
     max_batch_images: Annotated[int, typer.Option(min=1, help="Images in one decoder run.")] = 256,
     batch_delay_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for more images.")] = 0.002,
     grace_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for streams when stopping.")] = 5.0,
+    library: Annotated[
+        Path | None, typer.Option(help="A folder of further bundles, to push to sensors and decode beside the first.")
+    ] = None,
 ) -> None:
     """Decode and classify what sensors send; serve their control."""
     from edge_server.config import ServerConfig
@@ -112,6 +115,7 @@ def server(
             max_batch_images=max_batch_images,
             batch_delay_s=batch_delay_s,
             grace_s=grace_s,
+            library=library,
         )
     run_server_blocking(config)
 

@@ -1,6 +1,7 @@
 """``latentwire bundle``, and the table of measured operating points."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,14 +36,38 @@ def bundle_show(path: PathArgument) -> None:
         console.print(measured_table(variant.table))
 
 
+@app.command("sign")
+def bundle_sign(
+    path: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    key: Annotated[Path, typer.Option(help="Ed25519 private key, a PEM file without a password.")],
+) -> None:
+    """Check a bundle and write its manifest.sig, by which sensors that have the public key know it."""
+    from latentwire.signature import load_private_key, sign_bundle
+
+    private = load_private_key(key)
+    bundle = load_bundle(path)
+    sign_bundle(bundle.path, private)
+    print(f"{bundle.path}: signed bundle {bundle.digest}")
+
+
 @app.command("verify")
-def bundle_verify(path: PathArgument) -> None:
+def bundle_verify(
+    path: PathArgument,
+    key: Annotated[Path | None, typer.Option(help="Ed25519 public key (PEM) that must have signed it.")] = None,
+) -> None:
     """Check every file against the manifest and derive tables over the whole range of every knob."""
     import numpy as np
 
     from latentwire.operating_point import OperatingPoint
 
     bundle = load_bundle(path)
+    if key is not None:
+        from latentwire.bundle import MANIFEST
+        from latentwire.signature import check_signature, load_public_key, read_signature
+
+        manifest = (bundle.path / MANIFEST).read_bytes()
+        check_signature(manifest, read_signature(bundle.path), load_public_key(key), bundle.manifest.model_id)
+        print(f"{bundle.path}: signed by {key}")
     for name, variant in bundle.manifest.variants.items():
         for model in variant.models:
             parameters = bundle.codec_parameters(name, model)

@@ -14,6 +14,13 @@ from latentwire.messages import Rate, SensorInfo
 app = typer.Typer(no_args_is_help=True, help="See the sensors of a running server and turn their knobs.")
 rate_app = typer.Typer(no_args_is_help=True, help="A sensor's rate scale.")
 app.add_typer(rate_app, name="rate")
+variant_app = typer.Typer(no_args_is_help=True, help="Which of its bundle's variants a sensor runs.")
+app.add_typer(variant_app, name="variant")
+bundle_app = typer.Typer(no_args_is_help=True, help="Which bundle a sensor runs.")
+app.add_typer(bundle_app, name="bundle")
+MoveTimeout = Annotated[
+    float, typer.Option("--timeout-s", min=0.1, help="Longest wait for the first batch; the sensor goes on without.")
+]
 
 
 @app.callback()
@@ -117,6 +124,61 @@ def ctl_rate_budget(
         print(f"{name}: {control.set_budget(name, bits_per_s).described()}")
 
 
+@variant_app.command("set")
+def ctl_variant_set(context: typer.Context, name: str, variant: str, timeout_s: MoveTimeout = 3600.0) -> None:
+    """Have a sensor use another variant of its bundle; it fetches what it lacks.
+
+    Returns when the first batch coded with it has been decoded.
+    """
+    from latentwire.control_client import ControlClient
+
+    with ControlClient(context.obj) as control:
+        before, after = control.set_variant(name, variant, timeout_s)
+    print(f"before: {_rate_line(before)}\nafter:  {_rate_line(after)}")
+
+
+@bundle_app.command("list")
+def ctl_bundle_list(context: typer.Context) -> None:
+    """List the bundles that the server holds."""
+    from latentwire.control_client import ControlClient
+
+    with ControlClient(context.obj) as control:
+        bundles = control.list_bundles()
+    table = Table("model id", "digest", "variants", "signed", "bytes for a sensor")
+    for info in bundles:
+        signed = "yes" if info.signed else "no"
+        table.add_row(
+            info.model_id, info.bundle_digest[:12], ", ".join(info.variants), signed, f"{info.sensor_bytes:,}"
+        )
+    Console().print(table)
+
+
+@bundle_app.command("push")
+def ctl_bundle_push(
+    context: typer.Context,
+    name: str,
+    bundle: Annotated[
+        str, typer.Argument(help="A model id or digest as 'ctl bundle list' has it, or a bundle folder.")
+    ],
+    variant: Annotated[str | None, typer.Option(help="Variant to use; default: the one it has now.")] = None,
+    timeout_s: MoveTimeout = 3600.0,
+) -> None:
+    """Have a sensor fetch a bundle that the server holds and run it from then on.
+
+    Returns when the first batch coded with it has been decoded.
+    """
+    from pathlib import Path
+
+    from latentwire.bundle import read_manifest
+    from latentwire.control_client import ControlClient
+
+    if Path(bundle).is_dir():
+        _, bundle = read_manifest(Path(bundle))
+    with ControlClient(context.obj) as control:
+        before, after = control.push_bundle(name, bundle, variant, timeout_s)
+    print(f"before: {_rate_line(before)}\nafter:  {_rate_line(after)}")
+
+
 def _rate_line(rate: Rate) -> str:
     knob = f"{rate.min_rate_scale:g} to {rate.max_rate_scale:g}, {rate.variant}/{rate.model}"
     return (
@@ -128,12 +190,13 @@ def _rate_line(rate: Rate) -> str:
 
 def _sensor_table(sensors: Iterable[SensorInfo]) -> Table:
     table = Table(
-        "sensor", "state", "rate scale", "bits/image", "refined", "images/s", "answered", "refused", "dropped"
+        "sensor", "state", "bundle", "rate scale", "bits/image", "refined", "images/s", "answered", "refused", "dropped"
     )
     for info in sensors:
         table.add_row(
             info.name,
             "connected" if info.connected else "away",
+            f"{info.model_id}/{info.rate.variant}",
             f"{info.rate.rate_scale:g}",
             f"{info.rate.payload_bits_per_image:.2f}",
             f"{info.rate.share_refined:.1%}",

@@ -55,6 +55,12 @@ def sensor(
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT at which Prometheus may ask.")] = None,
     run_dir: RunDir = None,
+    bundle_store: Annotated[
+        Path | None, typer.Option(help="Folder for bundles that come over the air; default: none are taken.")
+    ] = None,
+    bundle_key: Annotated[
+        Path | None, typer.Option(help="Take only bundles signed by this Ed25519 public key (PEM).")
+    ] = None,
 ) -> None:
     """Stream a source's images to a server as a few bytes each."""
     if context.invoked_subcommand is not None:
@@ -86,6 +92,8 @@ def sensor(
             progress=progress,
             metrics=metrics,
             run_dir=run_dir,
+            bundle_store=bundle_store,
+            bundle_key=bundle_key,
         )
     run_sensor(config)
 

@@ -13,6 +13,7 @@ from training.checkpoint import load_checkpoint
 from training.data import load_split, split_validation
 from training.models import decoder_cost, encoder_cost
 from training.onnx_export import export_onnx, load_pair
+from training.quantization import add_int8
 from training.steps import STEP_RULES, StepRule
 
 
@@ -21,7 +22,7 @@ class ExportConfig:
     """``checkpoint`` is a training command's; ``out`` the bundle's folder; ``root`` where the data set lies;
     ``model_id`` names the bundle, by default after data, backbone, width and d; ``step_rule`` is how the anchored
     code's step sizes are shared out among the latent's entries; ``clusters`` makes its anchors so many clusters of
-    the latents instead of the classes' means."""
+    the latents instead of the classes' means; ``int8`` adds the encoder in 8 bits as a variant."""
 
     checkpoint: Path
     out: Path
@@ -29,6 +30,7 @@ class ExportConfig:
     model_id: str | None = None
     step_rule: StepRule = "entropy"
     clusters: int | None = None
+    int8: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a rule that is none."""
@@ -39,7 +41,7 @@ class ExportConfig:
 
 
 def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _: None) -> Bundle:
-    """Write the bundle; DataError, CheckpointError, InferenceError or BundleError say what is wrong."""
+    """Write the bundle; DataError, CheckpointError, InferenceError, TrainingError or BundleError say what is wrong."""
     checkpoint = load_checkpoint(config.checkpoint)
     trained, pair = checkpoint.config, checkpoint.pair
     splits = splits_of(trained, config.root)
@@ -64,7 +66,7 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
     with tempfile.TemporaryDirectory(prefix="latentwire-export-") as folder:
         progress("exporting both halves to ONNX")
         exported = export_onnx(config.checkpoint, Path(folder), splits.train.images[:256])
-        return make_bundle(
+        bundle = make_bundle(
             config.out,
             model_id,
             exported.encoder,
@@ -75,6 +77,7 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
             config.step_rule,
             config.clusters,
         )
+    return add_int8(bundle, splits, progress, config.step_rule, config.clusters) if config.int8 else bundle
 
 
 def splits_of(trained: dict[str, Any], root: Path | None) -> Splits:

@@ -85,12 +85,13 @@ def export(
     model_id: Annotated[str | None, typer.Option(help="The bundle's name; default: after what it is.")] = None,
     step_rule: Annotated[str, typer.Option(help="Step sizes by entropy, uniform, or by sensitivity.")] = "entropy",
     clusters: Annotated[int | None, typer.Option(min=2, help="Anchors: clusters; default: an anchor a class.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Add the encoder in 8-bit integers, as variant int8.")] = False,
 ) -> None:
     """Turn a checkpoint into a bundle: ONNX halves, fitted entropy models, the knob as measured."""
     from training.export import ExportConfig, run_export
 
     with wrong_use():
-        config = ExportConfig(checkpoint, out, data_root, model_id, step_rule, clusters)  # type: ignore[arg-type]  # it checks
+        config = ExportConfig(checkpoint, out, data_root, model_id, step_rule, clusters, int8)  # type: ignore[arg-type]  # it checks
     with Console(stderr=True, highlight=False).status("exporting") as status:
         bundle = run_export(config, status.update)
     print(f"{bundle.path}: {bundle.manifest.model_id}, bundle {bundle.digest}")

@@ -22,5 +22,6 @@ print(platform.platform(), platform.python_version(), coder.in_use())
 sys.exit(coder.constriction is not None or coder.in_use() != \"portable\")"
   latentwire bundle verify digits
   latentwire bundle verify cifar10
-  pytest -q -p no:cacheprovider tests/golden tests/unit/test_codec_portable.py tests/unit/test_codec_coder.py
+  pytest -q -p no:cacheprovider -k "not without_constriction" tests/golden tests/unit/test_codec_coder.py \
+    tests/unit/test_codec_portable.py tests/unit/test_docs_wire_format.py
 '

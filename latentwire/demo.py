@@ -20,14 +20,14 @@ from latentwire.local_run import SENSOR, Stream, stream, summarise
 from latentwire.report import Value
 
 JPEG_QUALITY = 75
+ENDLESS = 2**31 - 1  # images: a sensor goes round and round until it is stopped
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class DemoConfig:
     """``data`` is digits, cifar10 or cifar100; ``bundle`` the bundle, by default the shipped one of that name;
-    ``rounds`` how often the test images go round at each
-    rate scale."""
+    ``rounds`` how often the test images go round at each rate scale, at least."""
 
     data: str = "digits"
     bundle: str | None = None
@@ -48,15 +48,17 @@ def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Value]]:
     scales = demo_scales(entry, frontier)
     images = len(dataset.images) * config.rounds
     console.print(
-        f"[bold]{bundle.manifest.model_id}[/]: {len(dataset.images)} test images, {config.rounds} times at each of the "
-        f"rate scales {', '.join(f'{s:g}' for s in scales)}; server and sensor are processes of this machine"
+        f"[bold]{bundle.manifest.model_id}[/]: {len(dataset.images)} test images, {config.rounds} times or more at each "
+        f"of the rate scales {', '.join(f'{s:g}' for s in scales)}; server and sensor are processes of this machine"
     )
     options = ["--rate-scale", repr(scales[0])]
     options += ["--data-root", str(config.data_root)] if config.data_root else []
-    with stream(name, config.data, images * len(scales), config.images_per_message, options) as running:
-        for turn, scale in enumerate(scales[1:], start=1):
-            _turn(running, images * turn, scale, console)
-        results = running.finish()
+    with stream(name, config.data, ENDLESS, config.images_per_message, options) as running:
+        answered = 0
+        for scale in scales[1:]:
+            answered = _turn(running, answered + images, scale, console)
+        running.wait_for(answered + images)
+        results = running.finish(stop=True)
         rows = [{"bundle": bundle.manifest.model_id} | row for row in summarise(results, running.relay)]
     rows += baselines(dataset.images)
     console.print(_table(rows, config.data))
@@ -84,13 +86,16 @@ def baselines(images: Pixels) -> list[dict[str, Value]]:
     ]
 
 
-def _turn(running: Stream, images: int, scale: float, console: Console) -> None:
+def _turn(running: Stream, images: int, scale: float, console: Console) -> int:
+    """Turn the knob once so many images are answered; how many are when the first is at the new rate scale."""
     running.wait_for(images)
     before, after = running.control.set_rate(SENSOR, scale)
     console.print(
         f"  after {images} images: rate scale {before.rate_scale:g} -> {after.rate_scale:g}, "
         f"{before.payload_bits_per_image:.2f} -> {after.payload_bits_per_image:.2f} payload bits an image"
     )
+    info = running.info()
+    return images if info is None else info.images_answered
 
 
 def _size(image: Pixels, **options: Any) -> int:

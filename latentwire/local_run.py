@@ -47,12 +47,15 @@ class Stream:
                 raise LatentwireError(f"the sensor ended (status {self.sensor.returncode}) before {images} images")
             time.sleep(POLL_S)
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Wait for the sensor's own end; its results, one an image, in sequence order."""
+    def finish(self, *, stop: bool = False) -> list[dict[str, Any]]:
+        """Wait for the sensor's own end, or make it ``stop`` once what it sent is answered; its results, one an answered
+        image, in sequence order."""
+        if stop:
+            self.sensor.terminate()
         if self.sensor.wait() != 0:
             raise LatentwireError(f"the sensor failed with status {self.sensor.returncode}; its message is above")
         rows = [json.loads(line) for line in self.results.read_text().splitlines()]
-        return sorted((row for row in rows if "sequence" in row), key=lambda row: int(row["sequence"]))
+        return sorted((row for row in rows if "label" in row), key=lambda row: int(row["sequence"]))
 
 
 @contextmanager

@@ -48,6 +48,10 @@ class Backlog(Protocol):
         """All images before ``first_sequence`` have their results, and these are written down."""
         ...
 
+    async def renew(self, session: str) -> None:
+        """The session goes on under another id, its numbers as they are."""
+        ...
+
 
 class MemoryBacklog:
     """No backlog at all: what is coded goes into the window, and no more is coded than that has room for."""
@@ -77,3 +81,6 @@ class MemoryBacklog:
 
     def answered(self, first_sequence: int) -> None:
         """Nothing to let go of: the window has."""
+
+    async def renew(self, session: str) -> None:
+        """Nothing to keep."""

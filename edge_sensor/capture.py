@@ -3,14 +3,17 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.sources import Dropped, Frame, Lost, Skipped, Source
+from edge_sensor.sources.frames import Found, Idle
 from latentwire.errors import LatentwireError, SourceError
 
 BEHIND = "behind"  # why a live source's image is dropped: the sensor could not keep up
+LINK = "link"  # ... or, by rate control: the link cannot carry all images even at the lowest rate
 
 
 class DropCounter(Protocol):
@@ -62,16 +65,22 @@ class CaptureCounts:
 
 
 def start_capture(
-    source: Source, queue: FrameQueue, drops: DropCounter, *, again: bool, counts: CaptureCounts | None = None
+    source: Source,
+    queue: FrameQueue,
+    drops: DropCounter,
+    *,
+    again: bool,
+    counts: CaptureCounts | None = None,
+    done: int = 0,
 ) -> threading.Thread:
     """Read ``source`` in a thread of its own until the queue is ended.
 
-    ``again`` goes round a recorded source. The thread is a daemon: a camera that hangs must not keep the
-    process from ending.
+    ``again`` goes round a recorded source, ``done`` says how much of it an earlier process is done with. The thread
+    is a daemon: a camera that hangs must not keep the process from ending.
     """
     thread = threading.Thread(
         target=_capture,
-        args=(source, queue, drops, again, counts or CaptureCounts()),
+        args=(source, queue, drops, again, counts or CaptureCounts(), _Places(done)),
         name="latentwire-capture",
         daemon=True,
     )
@@ -79,11 +88,33 @@ def start_capture(
     return thread
 
 
-def _capture(source: Source, queue: FrameQueue, drops: DropCounter, again: bool, counts: CaptureCounts) -> None:
+class _Places:
+    """Counts what a recorded source gives, over all rounds, and passes over what is ``done`` with."""
+
+    def __init__(self, done: int) -> None:
+        self._done = done
+        self._given = 0
+
+    def of(self, source: Source) -> Iterator[Found | None]:
+        """One round; None for what is passed over."""
+        for found in source:
+            if source.live or isinstance(found, Idle):
+                yield found
+                continue
+            self._given += 1
+            if self._given <= self._done:
+                yield None
+            else:
+                yield replace(found, place=self._given) if isinstance(found, Frame) else found
+
+
+def _capture(
+    source: Source, queue: FrameQueue, drops: DropCounter, again: bool, counts: CaptureCounts, places: _Places
+) -> None:
     error: LatentwireError | None = None
     try:
         while not queue.ended:
-            if not _one_round(source, queue, drops, counts) and not queue.ended:
+            if not _one_round(source, queue, drops, counts, places) and not queue.ended:
                 raise SourceError(f"not one image of {source.description} could be read; name another source")
             if not again:
                 break
@@ -94,11 +125,13 @@ def _capture(source: Source, queue: FrameQueue, drops: DropCounter, again: bool,
     queue.end(error)
 
 
-def _one_round(source: Source, queue: FrameQueue, drops: DropCounter, counts: CaptureCounts) -> int:
+def _one_round(source: Source, queue: FrameQueue, drops: DropCounter, counts: CaptureCounts, places: _Places) -> int:
     """Images found in one round, those skipped among them; it is cut short when the queue is ended."""
     images = 0
-    for found in source:
+    for found in places.of(source):
         match found:
+            case None:
+                images += 1
             case Dropped(item, reason):
                 drops.dropped(item, reason)
             case Skipped(reason):
@@ -107,8 +140,9 @@ def _one_round(source: Source, queue: FrameQueue, drops: DropCounter, counts: Ca
             case Frame():
                 images += 1
                 counts.saw()
-                pushed_out = queue.put(found, source.live)
-                if pushed_out is not None:
+                if source.live and not queue.admits():
+                    drops.dropped(found.item, LINK)
+                elif (pushed_out := queue.put(found, source.live)) is not None:
                     drops.dropped(pushed_out.item, BEHIND)
             case Lost():
                 counts.lost_source()

@@ -9,13 +9,10 @@ from latentwire.errors import LatentwireError, ProtocolError, error_named
 
 _MAX_RECEIVE_BYTES = 4 << 20
 
-# A fresh subchannel for every attempt: the pauses between attempts are ours, not gRPC's. Pings go out only
-# while a stream is open, so that a link that died silently (a mast's modem) is noticed within 40 s.
+# A fresh subchannel for every attempt: the pauses between attempts are ours, not gRPC's.
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
@@ -29,9 +26,15 @@ _FATAL = (
 )
 
 
-def open_channel(server: str) -> grpc.aio.Channel:
-    """A channel to ``HOST:PORT``; nothing is connected yet."""
-    return grpc.aio.insecure_channel(server, options=_OPTIONS)
+def open_channel(server: str, keepalive_s: float = 20.0) -> grpc.aio.Channel:
+    """A channel to ``HOST:PORT``; nothing is connected yet.
+
+    While a stream is open and silent it pings every ``keepalive_s``, and waits as long again for the answer: a link
+    that died without a word (a mast's modem) is noticed within twice that.
+    """
+    keepalive_ms = round(1000 * keepalive_s)
+    keepalive = (("grpc.keepalive_time_ms", keepalive_ms), ("grpc.keepalive_timeout_ms", keepalive_ms))
+    return grpc.aio.insecure_channel(server, options=(*_OPTIONS, *keepalive))
 
 
 def refusal(error: grpc.aio.AioRpcError, server: str) -> LatentwireError | None:

@@ -1,7 +1,8 @@
 """Frames -> coded messages: encode, drop what is not finite, choose, code. Runs in a worker thread."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,19 @@ from latentwire.operating_point import OperatingPoint
 from latentwire.wire import from_sensor_to_proto, grpc_bytes
 
 _HOPELESS_IMAGES = 1000
+_TOO_LARGE = MalformedMessageError.__name__
 
 Observer = Callable[[CodedMessage, EncodedBatch], None]
 OnDrop = Callable[[str, str], None]
+OVER_CAP = "over_cap"  # why an image is dropped: it takes more bits than an image, or a message, may
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What is never passed, at any rate: an image's own ideal bits, and a message's payload bits."""
+
+    image_bits: float = math.inf
+    message_bits: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +56,19 @@ class MessageCoder:
     message with the symbols it codes. Both are called in the worker thread.
     """
 
-    def __init__(self, queue: FrameQueue, dropped: OnDrop, delay_s: float, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        queue: FrameQueue,
+        dropped: OnDrop,
+        delay_s: float,
+        observer: Observer | None = None,
+        caps: Caps = Caps(),  # noqa: B008  (frozen)
+    ) -> None:
         self._queue = queue
         self._dropped = dropped
         self._delay_s = delay_s
         self._observer = observer
+        self._caps = caps
         self.meter = EncodeMeter()
         self._coded = 0
         self._lost = 0
@@ -98,12 +117,20 @@ class MessageCoder:
         self, tuning: Tuning, frames: list[Frame], latents: Latents, first: int, max_payload_bytes: int
     ) -> list[CodedMessage]:
         codec = tuning.point.codec
-        coded = codec.encode(latents.latent, codec.choose(latents.latent, latents.head_logits))
-        if len(coded.payload) > max_payload_bytes:
+        choice = codec.choose(latents.latent, latents.head_logits)
+        coded = codec.encode(latents.latent, choice)
+        if (over := coded.image_bits > self._caps.image_bits).any():
+            # At its anchor an image costs least. One whose anchor alone is too much is left out.
+            choice = replace(choice, level=np.where(over, 0, choice.level).astype(np.int32))
+            coded = codec.encode(latents.latent, choice)
+            if (over := coded.image_bits > self._caps.image_bits).any():
+                return self._without(over, tuning, frames, latents, first, max_payload_bytes)
+        if 8 * len(coded.payload) > min(8 * max_payload_bytes, self._caps.message_bits):
             return self._halves(tuning, frames, latents, first, max_payload_bytes)
         batch = LatentBatch(first, len(frames), tuning.name.id, coded.payload, coded.crc32)
         pictures = map(Picture.of, frames, coded.level.tolist(), coded.image_bits.tolist())
-        message = CodedMessage(batch, tuning.name, tuple(pictures), 8 * grpc_bytes(from_sensor_to_proto(batch)))
+        grpc_bits = 8 * grpc_bytes(from_sensor_to_proto(batch))
+        message = CodedMessage(batch, tuning.name, tuple(pictures), grpc_bits, place=frames[-1].place)
         self._coded += len(frames)
         if self._observer is not None:
             self._observer(message, coded)
@@ -112,12 +139,12 @@ class MessageCoder:
     def _halves(
         self, tuning: Tuning, frames: list[Frame], latents: Latents, first: int, max_payload_bytes: int
     ) -> list[CodedMessage]:
-        """Code a message that is over the server's limit as two.
+        """Code a message that is over the server's limit, or the cap, as two.
 
         A single image that is over it is dropped.
         """
         if len(frames) == 1:
-            self._drop(frames[0], MalformedMessageError.__name__)
+            self._drop(frames[0], OVER_CAP if self._caps.message_bits < 8 * max_payload_bytes else _TOO_LARGE)
             return []
         messages: list[CodedMessage] = []
         middle = len(frames) // 2
@@ -127,6 +154,23 @@ class MessageCoder:
             next_first = messages[-1].end if messages else first
             messages += self._code(tuning, frames[rows], half, next_first, max_payload_bytes)
         return messages
+
+    def _without(
+        self,
+        over: NDArray[np.bool_],
+        tuning: Tuning,
+        frames: list[Frame],
+        latents: Latents,
+        first: int,
+        max_payload_bytes: int,
+    ) -> list[CodedMessage]:
+        """Code a message less the images that are over the cap."""
+        for row in np.flatnonzero(over):
+            self._drop(frames[row], OVER_CAP)
+        kept = [frames[row] for row in np.flatnonzero(~over)]
+        head = None if latents.head_logits is None else latents.head_logits[~over]
+        rest = Latents(latents.latent[~over], head)
+        return self._code(tuning, kept, rest, first, max_payload_bytes) if kept else []
 
     def _drop(self, frame: Frame, reason: str) -> None:
         self._lost += 1

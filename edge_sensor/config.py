@@ -1,10 +1,15 @@
 """Every setting of a sensor process, checked once."""
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import get_args
 
 from edge_sensor.sources import SourceOptions, without_password
+from edge_sensor.spool import Full
+from edge_sensor.spool_file import MIN_SPOOL_BYTES, Sync
+from latentwire.messages import RateControl
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,22 @@ class SensorConfig:
         data_root: folder of the data sets; None takes the library's own default.
         connect_timeout_s: how long to look for a server that never answered; a lost one is looked for
             forever.
+        spool: file that keeps coded messages until they are answered, so that neither a cut link nor a killed sensor
+            loses them; None keeps them in memory. With it, ``results`` is appended to, and a server that is not
+            there is waited for.
+        spool_bytes: how large the spool may grow; a log of up to half a megabyte lies beside it.
+        spool_full: what is dropped when it is full, the ``oldest`` waiting messages or the ``newest``. A recorded
+            source is not read on instead.
+        spool_sync: when SQLite has the disk written for good: ``normal``, at times, which a killed process cannot
+            hurt, or ``full``, at every commit, which the machine's power failing cannot hurt either.
+        spool_commit_s: the spool is written at most so often; what was coded since is lost with the process, and
+            no server has seen it.
+        keepalive_s: a silent link is asked for a sign of life so often, and given up after as long again.
         max_backoff_s: longest pause between two attempts to connect.
         grace_s: after SIGTERM or Ctrl-C, how long images in flight may take to be answered.
+        rate_control: who turns the knob at start; commands change it.
+        max_image_bits: no image is coded in more (ideal) bits: it is coded coarser, and if that is not enough, dropped.
+        max_message_bits: no message's payload has more bits: it is split.
         progress: show progress on standard error.
         bundle_store: folder for bundles that come over the air; None takes none.
         bundle_key: PEM file of an Ed25519 public key; only bundles signed by it are then taken over the air.
@@ -57,7 +76,16 @@ class SensorConfig:
     data_root: str | Path | None = None
     connect_timeout_s: float = 10.0
     max_backoff_s: float = 10.0
+    spool: str | Path | None = None
+    spool_bytes: int = 64 << 20
+    spool_full: Full = "oldest"
+    spool_sync: Sync = "normal"
+    spool_commit_s: float = 0.1
+    keepalive_s: float = 20.0
     grace_s: float = 5.0
+    rate_control: RateControl = RateControl()
+    max_image_bits: float = math.inf
+    max_message_bits: float = math.inf
     progress: bool = True
     bundle_store: str | Path | None = None
     bundle_key: str | Path | None = None
@@ -82,10 +110,29 @@ class SensorConfig:
             raise ValueError(f"limit must be at least 1, not {self.limit}; leave it out for one round")
         if self.max_unanswered_images < self.images_per_message:
             raise ValueError("max_unanswered_images must be at least images_per_message, or no message fits")
+        self._check_spool()
+        self._check_rate_control()
         self._check_times()
 
+    def _check_rate_control(self) -> None:
+        if not 0.1 <= self.rate_control.max_age_s <= 3600:
+            raise ValueError(f"max_age must be 0.1 to 3600 seconds, not {self.rate_control.max_age_s}")
+        for name in ("max_image_bits", "max_message_bits"):
+            if not getattr(self, name) >= 8:
+                raise ValueError(f"{name} must be at least 8, not {getattr(self, name)}; leave it out for no cap")
+
+    def _check_spool(self) -> None:
+        if self.spool_bytes < MIN_SPOOL_BYTES:
+            raise ValueError(f"spool_bytes must be at least {MIN_SPOOL_BYTES}, not {self.spool_bytes}")
+        if self.spool_full not in get_args(Full):
+            raise ValueError(f"spool_full must be oldest or newest, not {self.spool_full!r}")
+        if self.spool_sync not in get_args(Sync):
+            raise ValueError(f"spool_sync must be normal or full, not {self.spool_sync!r}")
+
     def _check_times(self) -> None:
-        for name in ("delay_s", "grace_s", "connect_timeout_s"):
+        if not 1 <= self.keepalive_s <= 3600:
+            raise ValueError(f"keepalive_s must be 1 to 3600 seconds, not {self.keepalive_s}")
+        for name in ("delay_s", "grace_s", "connect_timeout_s", "spool_commit_s"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise ValueError(f"{name} must be 0 to 3600 seconds, not {getattr(self, name)}")
         if not 0 < self.max_backoff_s <= 3600:

@@ -57,13 +57,20 @@ class SensorReport:
 class Ledger:
     """Keeps account of a session's images. Thread-safe; no method but the writing ones may block."""
 
-    def __init__(self, classes: tuple[str, ...], results: ResultsFile, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        results: ResultsFile,
+        clock: Callable[[], float] = time.monotonic,
+        unsent: Mapping[str, int] | None = None,
+    ):
+        """``unsent`` is what an earlier process of the session counted."""
         self._classes = classes
         self._results = results
         self._clock = clock
         self._started_s = clock()
         self._lock = threading.Lock()
-        self._unsent: Counter[str] = Counter()
+        self._unsent: Counter[str] = Counter(unsent or {})
         self._refused: Counter[str] = Counter()
         self._sums = dict.fromkeys(("images", "refined", "ideal", "payload", "grpc"), 0.0)
         self._answered = self._with_truth = self._correct = 0
@@ -85,7 +92,14 @@ class Ledger:
         """An image will never be sent. Writes."""
         with self._lock:
             self._unsent[reason] += 1
-        self._results.write([{"item": item, "dropped": reason}])
+        self._results.write_if_room([{"item": item, "dropped": reason}])
+
+    def dropped_messages(self, messages: Sequence[CodedMessage], reason: str) -> None:
+        """These were coded and will never be sent. Writes."""
+        items = [picture.item for message in messages for picture in message.pictures]
+        with self._lock:
+            self._unsent[reason] += len(items)
+        self._results.write_if_room([{"item": item, "dropped": reason} for item in items])
 
     def refused(self, images: Sequence[Unanswered], error: str) -> None:
         """The server will not answer these. Writes."""
@@ -115,7 +129,7 @@ class Ledger:
                 self._correct += image.picture.truth == label
                 self._latency.add(row["latency_ms"])
                 self._latest.append(self._classes[label])
-        self._results.write(rows)
+        self._results.write_in_time(rows)
 
     def unsent(self) -> dict[str, int]:
         """Reason -> images that were captured but never sent."""
@@ -148,7 +162,17 @@ class Ledger:
             )
 
     def _lost(self, images: Sequence[Unanswered], reason: str) -> None:
-        self._results.write([{"sequence": i.sequence, "item": i.picture.item, "dropped": reason} for i in images])
+        rows = [
+            {
+                "sequence": image.sequence,
+                "item": image.picture.item,
+                "dropped": reason,
+                "message": image.message.batch.first_sequence,
+                "images_per_message": image.message.batch.images,
+            }
+            for image in images
+        ]
+        self._results.write_in_time(rows)
 
     def _row(self, image: Unanswered, label: int, probability: float, received_s: float) -> dict[str, Any]:
         picture, message = image.picture, image.message
@@ -170,6 +194,7 @@ class Ledger:
             "message": message.batch.first_sequence,
             "images_per_message": images,
             "captured_s": picture.captured_s,
+            "captured_unix_s": round(picture.captured_s + message.clock_offset_s, 3),
             "sent_s": message.sent_s,
             "latency_ms": 1000 * (received_s - picture.captured_s),
         }

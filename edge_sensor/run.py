@@ -16,16 +16,21 @@ from typing import Any
 from edge_sensor.bundle_fetch import BundleClient
 from edge_sensor.bundle_store import BundleStore
 from edge_sensor.capture import CaptureCounts, start_capture
-from edge_sensor.coder import MessageCoder, Observer
+from edge_sensor.coder import Caps, MessageCoder, Observer
 from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
 from edge_sensor.display import Display
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.ledger import Ledger, SensorReport
 from edge_sensor.pipeline import Pipeline
+from edge_sensor.rate_control_run import RateControlTask, Sight
+from edge_sensor.recorder import Recorder
 from edge_sensor.results import ResultsFile
+from edge_sensor.resume import Resumed, resume
 from edge_sensor.session import Session
 from edge_sensor.sources import Source, open_source
+from edge_sensor.spool_backlog import SpooledBacklog
+from edge_sensor.spool_file import SpoolSettings
 from edge_sensor.status import serve_status
 from edge_sensor.stream import LinkObserver, StreamClient
 from edge_sensor.tuner import Tuner
@@ -33,6 +38,7 @@ from edge_sensor.update import Candidate, Updater, first_candidate
 from edge_sensor.vitals import Monitor
 from latentwire.bundle import load_bundle
 from latentwire.codec.coder import in_use
+from latentwire.errors import DiskFullError
 from latentwire.operating_point import OperatingPoints
 
 STOPPED = "stopped"  # why an image is dropped that was captured, but not answered when the sensor ended
@@ -49,6 +55,7 @@ class _Parts:
     first: Candidate
     source: Source
     ledger: Ledger
+    kept: Resumed | None
 
 
 def run_sensor(config: SensorConfig, observe: Observer | None = None) -> SensorReport:
@@ -73,25 +80,29 @@ def _run(config: SensorConfig, store: BundleStore | None, first: Candidate, obse
     root = None if config.data_root is None else Path(config.data_root)
     classes = bundle.manifest.classes
     source = open_source(config.source, bundle.manifest.input, classes, root, config.source_options)
-    results = ResultsFile(config.results)
-    try:
-        ledger = Ledger(classes, results)
-        parts = _Parts(config, store, first, source, ledger)
+    with ExitStack() as stack:
+        kept = None
+        if config.spool is not None:
+            settings = SpoolSettings(Path(config.spool), config.spool_bytes, config.spool_full, config.spool_sync)
+            kept = resume(settings, config.results, config.source)
+            stack.callback(kept.close)
+        results = ResultsFile(config.results) if kept is None else kept.results
+        stack.callback(results.close)
+        ledger = Ledger(classes, results, unsent=None if kept is None else kept.spool.state.dropped)
+        parts = _Parts(config, store, first, source, ledger, kept)
         asyncio.run(_Run(parts, observe).run())
         return ledger.report()
-    finally:
-        results.close()
 
 
 class _Run:
     """The tasks of one run, and how they end."""
 
     def __init__(self, parts: _Parts, observe: Observer | None) -> None:
-        config, ledger = parts.config, parts.ledger
+        config, ledger, kept = parts.config, parts.ledger, parts.kept
         self._parts = parts
         self._queue = FrameQueue(2 * config.images_per_message)
         self._session = Session(
-            uuid.uuid4().hex,
+            uuid.uuid4().hex if kept is None else kept.spool.state.session,
             config.name,
             parts.first.tuner.bundle,
             parts.first.point,
@@ -99,22 +110,46 @@ class _Run:
             config.max_unanswered_images,
             config.images_per_message,
             ledger.coded,
+            None if kept is None else kept.window(),
+            1 if kept is None else kept.spool.state.point + 1,
         )
-        coder = MessageCoder(self._queue, ledger.dropped, config.delay_s, observe)
-        self._pipeline = Pipeline(self._session, self._queue, coder, config.limit)
+        caps = Caps(config.max_image_bits, config.max_message_bits)
+        coder = MessageCoder(self._queue, ledger.dropped, config.delay_s, observe, caps)
+        self._control = RateControlTask(
+            self._session,
+            parts.first.tuner,
+            self._queue,
+            config.rate_control,
+            Sight(config.server, parts.source.live, config.source_options.fps, config.delay_s, config.max_image_bits),
+        )
+        self._pipeline = Pipeline(self._session, self._queue, coder, config.limit, self._control.due)
         self._writer = ThreadPoolExecutor(1, "latentwire-results")
         # Who follows the link (rate control), and what runs beside the stream until the sensor ends: a task that
         # fails ends the sensor with its error.
-        self._observers: list[LinkObserver] = []
-        self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._observers: list[LinkObserver] = [self._control]
+        self._services: list[Callable[[], Coroutine[Any, Any, None]]] = [self._control.run]
+        self._spooled = None if kept is None else self._spool(kept)
+        if self._spooled is not None:
+            self._session.backlog = self._spooled
+            self._services.append(self._spooled.run)
+        self._recorder = Recorder(self._writer, self._session.backlog.answered)
+        self._services.append(self._recorder.run)
         client = BundleClient(config.server, config.max_backoff_s)
         updater = Updater(self._session, parts.first.tuner, self._queue, client, parts.store)
         self._services.append(updater.run)
-        self._commands = Commands(self._session, parts.first.tuner, self._queue, updater)
+        self._commands = Commands(self._session, parts.first.tuner, self._queue, updater, self._control)
         self._captured = CaptureCounts()
         self._watch(coder)
-        self._stream = StreamClient(config, self._session, ledger, self._commands, self._writer, self._observers)
+        self._stream = StreamClient(
+            config, self._session, ledger, self._commands, self._recorder, self._observers, self._control
+        )
         self._stopping = asyncio.Event()
+
+    def _spool(self, kept: Resumed) -> SpooledBacklog:
+        parts, commit_s = self._parts, self._parts.config.spool_commit_s
+        return SpooledBacklog(
+            kept.spool, self._session, parts.ledger, self._writer, live=parts.source.live, commit_s=commit_s
+        )
 
     def _watch(self, coder: MessageCoder) -> None:
         """Let the machine's operator and Prometheus see how the sensor is doing."""
@@ -138,7 +173,8 @@ class _Run:
                 title = f"{config.name}: {parts.source.description} -> {config.server}"
                 stack.enter_context(Display(title, parts.ledger.report, self._tuning))
             again = config.limit is not None
-            start_capture(parts.source, self._queue, parts.ledger, again=again, counts=self._captured)
+            done = parts.kept.spool.state.place if parts.kept is not None and not config.source_options.watch else 0
+            start_capture(parts.source, self._queue, parts.ledger, again=again, counts=self._captured, done=done)
             await self._run_tasks()
 
     async def _run_tasks(self) -> None:
@@ -164,12 +200,21 @@ class _Run:
             await self._give_up()
 
     async def _give_up(self) -> None:
-        """Account for what will not be answered any more."""
+        """Write down what is answered, and account for what will not be any more."""
         ledger, loop = self._parts.ledger, asyncio.get_running_loop()
+        if self._parts.kept is not None:
+            self._parts.kept.results.give_up()
+        try:
+            await self._recorder.finish()
+        except DiskFullError as error:
+            log.error("%s: the images are answered again after the next start", error)
+        if self._spooled is not None:
+            await self._spooled.finish(done=self._session.complete and not self._stopping.is_set())
         left = self._session.window.abandon()
-        if left:
+        if left and self._spooled is None:
             await loop.run_in_executor(self._writer, partial(ledger.abandoned, left, STOPPED))
-        if self._stopping.is_set():
+        # What was captured of a recorded source and not coded is read again, if a spool knows how far it was.
+        if self._stopping.is_set() and (self._spooled is None or self._parts.source.live):
             for frame in self._queue.drain():
                 await loop.run_in_executor(self._writer, partial(ledger.dropped, frame.item, STOPPED))
 

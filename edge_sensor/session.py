@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from edge_sensor.backlog import Backlog, MemoryBacklog, OnSent
@@ -14,10 +15,11 @@ from latentwire import __version__
 from latentwire.bundle import Bundle
 from latentwire.codec.coder import in_use
 from latentwire.errors import CommandRefusedError, LatentwireError
-from latentwire.messages import CommandRefused, Hello, Limits, OperatingPointName
+from latentwire.messages import CommandRefused, Hello, Limits, OperatingPointName, RateControlState
 from latentwire.operating_point import OperatingPoint
 
 _MAX_REFUSALS = 256
+_MAX_HELLO_POINTS = 32
 
 log = logging.getLogger("latentwire.sensor")
 
@@ -32,6 +34,12 @@ class Wakeup:
         """Let all waiting tasks look again."""
         self._event.set()
         self._event = asyncio.Event()
+
+    async def changed(self, timeout_s: float | None) -> None:
+        """Wait until the next ``notify``, or the timeout."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
 
     async def wait_for(self, predicate: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait until ``predicate`` holds, or the timeout; return whether it holds."""
@@ -81,20 +89,25 @@ class Session:
         window_images: int,
         images_per_message: int,
         sent: OnSent,
+        window: Window | None = None,
+        first_point: int = 1,
     ) -> None:
-        """``sent`` is told of every message that enters the window."""
+        """``sent`` is told of every message that enters the window.
+
+        ``window`` is an earlier process's, resumed; ``first_point`` the first id that it left for operating points.
+        """
         self.id = session
         self.name = name
-        self.window = Window()
+        self.window = window or Window()
         self.wakeup = Wakeup()
-        self.tuning = Tuning(point, _name(point, bundle, 1, 0), encoder, bundle)
+        self.tuning = Tuning(point, _name(point, bundle, first_point, 0), encoder, bundle)
         self.limits: Limits | None = None  # the server's; None until its first welcome
-        self.refusals: deque[CommandRefused] = deque(maxlen=_MAX_REFUSALS)
+        self.refusals: deque[CommandRefused | RateControlState] = deque(maxlen=_MAX_REFUSALS)  # answers to commands
         self.coded_all = False  # no more messages will be added
         self.stopping = False  # told to stop: what is captured is still coded and sent, if a server is there
         self._turn: Turn | None = None
         self._trial: Trial | None = None
-        self._window_images = window_images
+        self.window_images = window_images  # may be changed at any time
         self.images_per_message = images_per_message  # may be changed at any time; holds from the next message on
         self.backlog: Backlog = MemoryBacklog(self.window, self.room, sent)
 
@@ -108,6 +121,7 @@ class Session:
         now = self.tuning.name
         here = self.bundle.sensor_digest
         waiting = [said(name, here) for name in self.window.operating_points() if name.id != now.id]
+        del waiting[_MAX_HELLO_POINTS:]  # the others are announced before the first message that names them
         return Hello(
             sensor=self.name,
             session=self.id,
@@ -123,7 +137,7 @@ class Session:
         """Images that may be coded now without passing the server's limit on unanswered ones, or our own."""
         if self.limits is None:
             return 0
-        return min(self._window_images, self.limits.max_unanswered_images) - self.window.images
+        return min(self.window_images, self.limits.max_unanswered_images) - self.window.images
 
     def message_images(self) -> int:
         """How many images the next message holds, at most."""
@@ -219,8 +233,15 @@ class Session:
         self.wakeup.notify()
 
     def refuse(self, command_id: int, error: Exception) -> None:
-        """Tell the server that a command is not carried out."""
+        """Tell the server that a command is not carried out; 0 is none of its commands."""
+        if not command_id:
+            return
         self.refusals.append(CommandRefused(command_id, type(error).__name__, str(error)[:1024]))
+        self.wakeup.notify()
+
+    def say(self, state: RateControlState) -> None:
+        """Tell the server who turns the knob."""
+        self.refusals.append(state)
         self.wakeup.notify()
 
     def _give_way(self, why: str = "a later command took its place") -> None:

@@ -8,8 +8,8 @@ import asyncio
 import logging
 import math
 import time
+import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -20,10 +20,17 @@ from edge_sensor.channel import Backoff, open_channel, refusal
 from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
 from edge_sensor.ledger import Ledger
+from edge_sensor.recorder import Recorder
 from edge_sensor.session import Session, said
 from edge_sensor.window import CodedMessage, Unanswered
 from latentwire import messages as m
-from latentwire.errors import MalformedMessageError, ProtocolError, ServerUnavailableError, error_named
+from latentwire.errors import (
+    MalformedMessageError,
+    ProtocolError,
+    SequenceError,
+    ServerUnavailableError,
+    error_named,
+)
 from latentwire.v1 import stream_pb2 as pb
 from latentwire.v1.stream_pb2_grpc import SensorsStub
 from latentwire.wire import from_sensor_to_proto, from_server_from_proto
@@ -61,6 +68,14 @@ class LinkObserver(Protocol):
         ...
 
 
+class Pace(Protocol):
+    """Says when messages may be sent, so that they do not queue up where nobody sees them. Called in the event loop."""
+
+    def send_in_s(self, now_s: float) -> float:
+        """Seconds until the next message may be handed to gRPC."""
+        ...
+
+
 @dataclass(slots=True)
 class _Link:
     """One stream: where it stands."""
@@ -84,23 +99,25 @@ class StreamClient:
         session: Session,
         ledger: Ledger,
         commands: Commands,
-        writer: ThreadPoolExecutor,
+        recorder: Recorder,
         observers: Sequence[LinkObserver] = (),
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``writer`` is the one thread that writes results.
-
-        Neither a full pipe nor a slow disk stops the loop.
-        """
+        """``recorder`` has the results written down."""
         self._config = config
         self._session = session
         self._ledger = ledger
         self._commands = commands
-        self._writer = writer
+        self._recorder = recorder
         self._observers = observers
+        self._pace = pace
         self._clock = clock
         self._backoff = Backoff(ceiling_s=config.max_backoff_s)
         self._welcomes = 0
+        self._patient = config.spool is not None  # waits for a first server as long as it takes
+        self._renewed = False  # the session is a new one because the server would not go on with the old one
+        self._said = ""
 
     async def run(self) -> None:
         """Return when the session is complete.
@@ -110,18 +127,35 @@ class StreamClient:
         """
         begun_s = self._clock()
         while not self._session.complete:
-            reason = await self._one_stream(begun_s)
+            try:
+                reason = await self._one_stream(begun_s)
+            except SequenceError as error:
+                reason = await self._renew(error)
             if self._session.complete:
                 return
             pause_s = self._backoff.next_s()
-            if not self._welcomes:
+            if not self._welcomes and not self._patient:
                 left_s = begun_s + self._config.connect_timeout_s - self._clock()
                 if left_s <= 0:
                     raise self._unavailable(reason)
                 pause_s = min(pause_s, left_s)
-            else:
-                log.warning("link to %s lost (%s); next attempt in %.1f s", self._config.server, reason, pause_s)
+            elif self._said != reason:  # once, not at every attempt of a long night
+                self._said = reason
+                log.warning("no link to %s (%s); next attempt in %.1f s", self._config.server, reason, pause_s)
             await self._session.wakeup.wait_for(lambda: self._session.complete, pause_s)
+
+    async def _renew(self, error: SequenceError) -> str:
+        """Begin another session: server and sensor do not agree on what was sent in this one.
+
+        Without a spool, the process's next start does.
+        """
+        if self._renewed or not self._patient:
+            raise error
+        self._renewed = True
+        session = uuid.uuid4().hex
+        await self._session.backlog.renew(session)
+        self._session.id = session
+        return f"{error}; going on in another session"
 
     def _unavailable(self, reason: str) -> ServerUnavailableError:
         server = self._config.server
@@ -133,10 +167,10 @@ class StreamClient:
     async def _one_stream(self, begun_s: float) -> str:
         """Run one stream to its end; returns why it ended, raises if there is no use in another."""
         timeout_s = WELCOME_TIMEOUT_S
-        if not self._welcomes:
+        if not self._welcomes and not self._patient:
             timeout_s = min(timeout_s, max(0.1, begun_s + self._config.connect_timeout_s - self._clock()))
         try:
-            async with open_channel(self._config.server) as channel:
+            async with open_channel(self._config.server, self._config.keepalive_s) as channel:
                 call = SensorsStub(channel).Stream(None)
                 try:
                     link = await self._greet(call, timeout_s)
@@ -167,6 +201,7 @@ class StreamClient:
             self._ledger.reconnects += 1
             log.warning("connected to %s again, at image %d", self._config.server, welcome.next_sequence)
         self._welcomes += 1
+        self._said = ""
         cursor = self._session.window.resume_at(welcome.next_sequence)
         self._session.wakeup.notify()
         for observer in self._observers:
@@ -195,7 +230,8 @@ class StreamClient:
         """Send all there is to send; half-close when nothing more is to come on this stream."""
         try:
             while not link.closed:
-                await self._session.wakeup.wait_for(lambda: self._has_work(link), DROP_REPORT_INTERVAL_S)
+                wait_s = min(DROP_REPORT_INTERVAL_S, self._send_in_s() or DROP_REPORT_INTERVAL_S)
+                await self._session.wakeup.wait_for(lambda: self._has_work(link), wait_s)
                 message = self._next(link)
                 if message is not None:
                     await _write(link.call, message)
@@ -207,9 +243,12 @@ class StreamClient:
 
     def _has_work(self, link: _Link) -> bool:
         session = self._session
-        unsent = not link.draining and link.cursor < session.window.next_sequence
-        new_point = not link.draining and session.tuning.name.id not in link.announced
-        return bool(session.refusals) or unsent or new_point or self._is_done(link)
+        unsent = link.cursor < session.window.next_sequence  # a new point goes before the message that needs it
+        work = self._send_in_s() <= 0 if unsent else session.tuning.name.id not in link.announced
+        return bool(session.refusals) or (work and not link.draining) or self._is_done(link)
+
+    def _send_in_s(self) -> float:
+        return 0.0 if self._pace is None else self._pace.send_in_s(self._clock())
 
     def _is_done(self, link: _Link) -> bool:
         if self._session.complete:
@@ -225,6 +264,8 @@ class StreamClient:
         if report is not None or link.draining:
             return report
         message = session.window.at(link.cursor)
+        if message is not None and self._send_in_s() > 0:
+            return None
         point = session.tuning.name if message is None else message.point
         if point.id not in link.announced:
             link.announced.add(point.id)
@@ -266,14 +307,15 @@ class StreamClient:
             case m.Results():
                 await self._results(message)
             case m.BatchRefused():
+                await self._recorder.ready()
                 log.warning("images from %d on are refused: %s", message.first_sequence, message.error)
                 refused = self._session.window.resolve(message.first_sequence, message.images)
                 if refused:
                     refusal_of = error_named(f"{message.error}: {message.message}") or ProtocolError(message.message)
                     self._session.failed(refusal_of, refused[0].message.point)
                 self._tell_answered(refused)
-                await self._write_down(partial(self._ledger.refused, refused, message.error))
-            case m.SetOperatingPoint():
+                self._record(partial(self._ledger.refused, refused, message.error))
+            case m.SetOperatingPoint() | m.SetRateControl():
                 self._commands.put(message)
             case m.Drain():
                 log.warning("the server is going away (%s); finishing what is in flight", message.reason)
@@ -289,26 +331,28 @@ class StreamClient:
             raise MalformedMessageError(f"a result's label is {max(results.labels)}; the bundle has {classes} classes")
         if not all(0 <= p <= 1.001 for p in results.probabilities):
             raise MalformedMessageError("a result's probability is not between 0 and 1")
+        await self._recorder.ready()
         window = self._session.window
         images = window.resolve(results.first_sequence, len(results.labels))
         self._ledger.duplicates = window.duplicates
         self._backoff.reset()
+        self._renewed = False
         if images:
             self._session.answered(images[0].message.point)
         self._tell_answered(images)
         places = [image.sequence - results.first_sequence for image in images]
         labels = [results.labels[place] for place in places]
         probabilities = [results.probabilities[place] for place in places]
-        await self._write_down(partial(self._ledger.answered, images, labels, probabilities, received_s))
+        self._record(partial(self._ledger.answered, images, labels, probabilities, received_s))
 
     def _tell_answered(self, images: Sequence[Unanswered]) -> None:
         now_s = self._clock()
         for observer in self._observers:
             observer.answered(images, now_s)
 
-    async def _write_down(self, write: Callable[[], None]) -> None:
-        # Shielded: the images are resolved already; what became of them is written even as the link ends.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, write))
+    def _record(self, write: Callable[[], None]) -> None:
+        """Have it written down; then all that is resolved by now is."""
+        self._recorder.put(write, self._session.window.first_sequence)
 
     async def _read(self, call: Call) -> m.FromServer:
         proto = await call.read()

@@ -8,12 +8,14 @@ Messages are kept whole, and in order, until they and all before them are answer
 they can be sent again exactly as they were. Only the event loop's thread may use a window.
 """
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from edge_sensor.sources import Frame
 from latentwire.errors import SequenceError
 from latentwire.messages import LatentBatch, OperatingPointName
+from latentwire.wire import from_sensor_to_proto, grpc_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Picture:
 class CodedMessage:
     """A message, what it holds, and its size in ``grpc_bits``.
 
-    ``sent_s`` is when gRPC first got it (monotonic).
+    ``sent_s`` is when gRPC first got it (monotonic), ``clock_offset_s`` the wall clock less the monotonic one
+    when it was coded, ``place`` how much of its source had been read with its last image.
     """
 
     batch: LatentBatch
@@ -44,11 +47,20 @@ class CodedMessage:
     pictures: tuple[Picture, ...]
     grpc_bits: int
     sent_s: float | None = None
+    clock_offset_s: float = field(default_factory=lambda: time.time() - time.monotonic())
+    place: int = 0
 
     @property
     def end(self) -> int:
         """The sequence after its last image."""
         return self.batch.first_sequence + self.batch.images
+
+    def numbered(self, first_sequence: int) -> "CodedMessage":
+        """The same message, its images numbered from ``first_sequence`` on."""
+        if first_sequence == self.batch.first_sequence:
+            return self
+        batch = replace(self.batch, first_sequence=first_sequence)
+        return replace(self, batch=batch, grpc_bits=8 * grpc_bytes(from_sensor_to_proto(batch)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +75,8 @@ class Unanswered:
 class Window:
     """The unanswered messages of a session. ``duplicates`` counts images that were answered again."""
 
-    def __init__(self) -> None:
-        self.next_sequence = 0
+    def __init__(self, next_sequence: int = 0) -> None:
+        self.next_sequence = next_sequence
         self.duplicates = 0
         self._messages: dict[int, CodedMessage] = {}
         self._images: dict[int, Unanswered] = {}

@@ -15,13 +15,14 @@ class Frame:
 
     ``item`` names it within the source; ``image`` is uint8 (H, W, C) of the bundle's input; ``truth`` is an
     index into the bundle's classes where it is known; ``captured_s`` is ``time.monotonic()`` when it was
-    there.
+    there; ``place`` is how much a recorded source had given with it, counted by whoever reads the source.
     """
 
     item: str
     image: NDArray[np.uint8]
     truth: int | None
     captured_s: float
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)

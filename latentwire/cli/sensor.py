@@ -42,6 +42,16 @@ def sensor(
     threads: Annotated[int, typer.Option(min=1, help="ONNX Runtime's threads.")] = 1,
     max_unanswered_images: Annotated[int, typer.Option(min=1, help="Images sent ahead of their results.")] = 256,
     connect_timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a server never reached.")] = 10.0,
+    spool: Annotated[
+        Path | None, typer.Option(help="File that keeps coded messages until they are answered; default: memory.")
+    ] = None,
+    spool_bytes: Annotated[int, typer.Option(help="How large it may grow.")] = 64 << 20,
+    spool_full: Annotated[str, typer.Option(help="What is dropped then: the oldest or the newest.")] = "oldest",
+    spool_sync: Annotated[str, typer.Option(help="normal, or full: also proof against a loss of power.")] = "normal",
+    spool_commit_s: Annotated[float, typer.Option(help="Write it at most so often.")] = 0.1,
+    keepalive_s: Annotated[float, typer.Option(help="Ask a silent link for a sign of life so often.")] = 20.0,
+    max_backoff_s: Annotated[float, typer.Option(help="Longest pause between attempts to connect.")] = 10.0,
+    grace_s: Annotated[float, typer.Option(help="Longest wait for answers when stopping.")] = 5.0,
     watch: Annotated[bool, typer.Option("--watch", help="Also take images that come into the folder later.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Take every so many-th image.")] = 1,
     fps: Annotated[float | None, typer.Option(help="Images a second, at most.")] = None,
@@ -88,6 +98,14 @@ def sensor(
             threads=threads,
             max_unanswered_images=max(max_unanswered_images, images_per_message),
             connect_timeout_s=connect_timeout_s,
+            spool=spool,
+            spool_bytes=spool_bytes,
+            spool_full=spool_full,  # type: ignore[arg-type]  # checked by the configuration
+            spool_sync=spool_sync,  # type: ignore[arg-type]
+            spool_commit_s=spool_commit_s,
+            keepalive_s=keepalive_s,
+            max_backoff_s=max_backoff_s,
+            grace_s=grace_s,
             data_root=data_root,
             progress=progress,
             metrics=metrics,

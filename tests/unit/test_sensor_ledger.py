@@ -21,7 +21,7 @@ POINT = OperatingPointName(2, "full", "anchored", 1.5, bytes(8))
 
 def coded() -> tuple[CodedMessage, list[Unanswered]]:
     pictures = (Picture("a", 1, 10.0, 0, 2.0), Picture("b", None, 10.1, 1, 9.0), Picture("c", 0, 10.2, 1, 10.0))
-    message = CodedMessage(LatentBatch(40, 3, 2, b"abc", 7), POINT, pictures, 120, sent_s=10.3)
+    message = CodedMessage(LatentBatch(40, 3, 2, b"abc", 7), POINT, pictures, 120, sent_s=10.3, clock_offset_s=1000.0)
     return message, [Unanswered(40 + i, picture, message) for i, picture in enumerate(pictures)]
 
 
@@ -57,11 +57,13 @@ def test_every_image_has_its_line(tmp_path: Path) -> None:
         "message": 40,
         "images_per_message": 3,
         "captured_s": 10.0,
+        "captured_unix_s": 1010.0,
         "sent_s": 10.3,
         "latency_ms": 500.0,
     }
     assert (rows[2]["sequence"], rows[2]["truth"]) == (41, None)
-    assert rows[3] == {"sequence": 42, "item": "c", "dropped": "ChecksumError"}
+    refused = {"sequence": 42, "item": "c", "dropped": "ChecksumError", "message": 40, "images_per_message": 3}
+    assert rows[3] == refused
     results.close()
 
 

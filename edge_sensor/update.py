@@ -87,15 +87,12 @@ class Updater:
 
     async def run(self) -> None:
         """Carry commands out until cancelled."""
-        try:
-            while True:
-                await self._came.wait()
-                self._came.clear()
-                command, self._next = self._next, None
-                if command is not None:
-                    await self._one(command)
-        finally:
-            await self._client.close()
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            command, self._next = self._next, None
+            if command is not None:
+                await self._one(command)
 
     async def _one(self, command: SetOperatingPoint) -> None:
         self._current = command
@@ -114,12 +111,17 @@ class Updater:
 
     async def _prepared(self, command: SetOperatingPoint) -> Candidate | None:
         """What the command asks for, ready to be switched to; None when a later command took its place."""
+        session = self._session
         preparing = self._preparing = asyncio.create_task(self._prepare(command))
+        ended = asyncio.create_task(session.wakeup.wait_for(lambda: session.coded_all))
         try:
-            await asyncio.wait({preparing})
+            await asyncio.wait({preparing, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._preparing = None
             preparing.cancel()
+            ended.cancel()
+        if not preparing.done():
+            raise CommandRefusedError("the sensor has coded its last image")
         return None if preparing.cancelled() else preparing.result()
 
     async def _prepare(self, command: SetOperatingPoint) -> Candidate:

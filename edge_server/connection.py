@@ -132,8 +132,7 @@ class Connection:
             self._replies.clear()
             if self._sensor.link is self:
                 self._sensor.link = None
-                left = reader.done() and not reader.cancelled() and reader.exception() is None
-                self._sensor.commands.stream_ended(self._sensor.name, for_good=left)
+                self._sensor.commands.stream_ended(self._sensor.name, for_good=False)
             self.finished.set()
         ended = [task.exception() for task in (writer, reader) if task.done() and not task.cancelled()]
         return [error for error in ended if error is not None]

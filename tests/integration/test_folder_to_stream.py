@@ -42,13 +42,17 @@ def test_class_folders_become_a_stream(pictures: Path, tmp_path: Path) -> None:
     small = ["--width", 4, "--grid", 2, "--hidden", 16, "--d", 6, "--batch", 16, "--threads", 1]
     settings = ["--epochs", 12, "--peak-rate", 0.05, "--validation", 0.2]
     latentwire("train", "ce", "--data", f"folder:{pictures}", "--out", run, *small, *settings)
-    latentwire("export", run / "checkpoint.pt", "--out", bundle)
+    latentwire("export", run / "checkpoint.pt", "--out", bundle, "--int8")
     manifest = load_bundle(bundle).manifest
     assert manifest.classes == tuple(COLOURS)
     assert (manifest.input.height, manifest.input.width, manifest.input.channels) == (64, 64, 3)
-    with stream(str(bundle), str(pictures), len(COLOURS) * IMAGES_A_CLASS, 8) as running:
-        results = running.finish()
-        (row,) = summarise(results, running.relay)
-    assert len({result["item"] for result in results}) == len(results) == len(COLOURS) * IMAGES_A_CLASS
-    assert row["accuracy"] > 0.9
-    assert row["payload_bits"] < 64
+    assert sorted(manifest.variants) == ["full", "int8"]
+    for variant in manifest.variants:
+        options = ["--variant", variant]
+        with stream(str(bundle), str(pictures), len(COLOURS) * IMAGES_A_CLASS, 8, options) as running:
+            results = running.finish()
+            (row,) = summarise(results, running.relay)
+        assert row["variant"] == variant
+        assert len({result["item"] for result in results}) == len(results) == len(COLOURS) * IMAGES_A_CLASS
+        assert row["accuracy"] > 0.9
+        assert row["payload_bits"] < 64

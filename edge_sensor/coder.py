@@ -62,7 +62,7 @@ class MessageCoder:
         dropped: OnDrop,
         delay_s: float,
         observer: Observer | None = None,
-        caps: Caps = Caps(),  # noqa: B008  (frozen)
+        caps: Caps = Caps(),
     ) -> None:
         self._queue = queue
         self._dropped = dropped

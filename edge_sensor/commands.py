@@ -4,11 +4,12 @@ import asyncio
 import logging
 
 from edge_sensor.frame_queue import FrameQueue
+from edge_sensor.rate_control_run import RateControlTask
 from edge_sensor.session import Session
 from edge_sensor.tuner import Tuner
 from edge_sensor.update import Updater
 from latentwire.errors import CommandRefusedError, LatentwireError
-from latentwire.messages import SetOperatingPoint
+from latentwire.messages import SetOperatingPoint, SetRateControl
 
 _MAX_WAITING = 64
 
@@ -21,15 +22,21 @@ class Commands:
     Those that cannot be carried out are refused by name.
     """
 
-    def __init__(self, session: Session, tuner: Tuner, queue: FrameQueue, updater: Updater) -> None:
+    def __init__(
+        self, session: Session, tuner: Tuner, queue: FrameQueue, updater: Updater, control: RateControlTask
+    ) -> None:
         self._session = session
         self._tuner = tuner
         self._queue = queue
         self._updater = updater
+        self._control = control
         self._waiting: asyncio.Queue[SetOperatingPoint] = asyncio.Queue(_MAX_WAITING)
 
-    def put(self, command: SetOperatingPoint) -> None:
+    def put(self, command: SetOperatingPoint | SetRateControl) -> None:
         """Take a command from the stream."""
+        if isinstance(command, SetRateControl):
+            self._control.apply(command)
+            return
         if command.bundle_digest is not None or command.variant is not None:
             self._updater.put(command)
             return
@@ -50,6 +57,7 @@ class Commands:
 
     async def _carry_out(self, command: SetOperatingPoint) -> None:
         session = self._session
+        self._control.by_hand()
         await session.wakeup.wait_for(lambda: not session.turning)  # or this change would take a greater one's place
         self._tuner = self._tuner.of(session.bundle)
         point = await asyncio.to_thread(self._tuner.changed, session.target, command)

@@ -83,7 +83,7 @@ class SensorConfig:
     spool_commit_s: float = 0.1
     keepalive_s: float = 20.0
     grace_s: float = 5.0
-    rate_control: RateControl = RateControl()
+    rate_control: RateControl = field(default_factory=RateControl)
     max_image_bits: float = math.inf
     max_message_bits: float = math.inf
     progress: bool = True

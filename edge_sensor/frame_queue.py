@@ -50,6 +50,9 @@ class FrameQueue:
         self._ended = False
         self._hurry = False
         self._error: LatentwireError | None = None
+        self._credit = 0.0
+        self.keep = 1.0  # share of a live source's frames that ``admits`` lets in
+        self.offered = 0  # frames that ``admits`` was asked for
 
     @property
     def ended(self) -> bool:
@@ -60,6 +63,33 @@ class FrameQueue:
     def images(self) -> int:
         """Frames in it now."""
         return len(self._frames)
+
+    @property
+    def capacity(self) -> int:
+        """Frames it holds at most."""
+        return self._capacity
+
+    @property
+    def oldest_s(self) -> float | None:
+        """When the oldest frame in it was captured (monotonic); None when it is empty."""
+        with self._changed:
+            return self._frames[0].captured_s if self._frames else None
+
+    def resize(self, capacity: int) -> None:
+        """Hold so many from now on; what is in stays."""
+        if capacity != self._capacity:
+            with self._changed:
+                self._capacity = capacity
+                self._changed.notify_all()
+
+    def admits(self) -> bool:
+        """Whether a live source's next frame is to be put in: of all of them a share of ``keep``, evenly."""
+        self.offered += 1
+        self._credit += self.keep
+        if self._credit < 1:
+            return False
+        self._credit = min(self._credit - 1, 1.0)
+        return True
 
     def put(self, frame: Frame, live: bool) -> Frame | None:
         """Add a frame.

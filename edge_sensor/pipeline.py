@@ -4,6 +4,7 @@ As long as there is room, have the next message coded and put into the backlog.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from edge_sensor.coder import MessageCoder
@@ -25,11 +26,14 @@ class Pipeline:
         queue: FrameQueue,
         coder: MessageCoder,
         limit: int | None,
+        due: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """``due`` returns when the next message is to be coded, if somebody follows the link; None: at once."""
         self._session = session
         self._queue = queue
         self._coder = coder
         self._limit = limit
+        self._due = due
 
     async def run(self) -> None:
         """Return when the source has ended or the limit is reached; raises what ended the source badly."""
@@ -53,6 +57,8 @@ class Pipeline:
         )
         if self._gave_up():
             return False
+        if self._due is not None:
+            await self._due()
         session.at_boundary()
         images = self._wanted()
         if not session.backlog.takes(images):

@@ -146,6 +146,14 @@ class Controller:
         link_s = max(free_s, self.budget.wait_s(now_s))
         return max(0.0, min(max(open_s, link_s), self.max_age_s - waiting_s))
 
+    def images_in_period(self, now_s: float) -> int:
+        """How many images of this rung the link carries in a period; of a source that waits no more are taken."""
+        rate = self._rate(now_s)
+        if rate is None:
+            return 1
+        room = rate.bits_per_s * self.period_s - self.costs.around_bits
+        return max(1, int(room / self.costs.image_bits(self.plan.rung)))
+
     def foreseen_s(self, seen: Seen, now_s: float) -> float:
         """How old the oldest image that waits will be when it is answered, as far as the rate tells."""
         rate = self._rate(now_s)

@@ -226,8 +226,13 @@ class _Run:
         self._session.wakeup.notify()
 
     async def _grace(self) -> None:
+        """Return when there is no more time, or no use in waiting: all is in the spool, and there is no link."""
         await self._stopping.wait()
-        await asyncio.sleep(self._parts.config.grace_s)
+
+        def settled() -> bool:
+            return self._spooled is not None and self._session.coded_all and not self._stream.connected
+
+        await self._session.wakeup.wait_for(settled, self._parts.config.grace_s)
 
     def _tuning(self) -> str:
         name = self._session.tuning.name

@@ -118,6 +118,7 @@ class StreamClient:
         self._patient = config.spool is not None  # waits for a first server as long as it takes
         self._renewed = False  # the session is a new one because the server would not go on with the old one
         self._said = ""
+        self.connected = False  # a server has said welcome, and the stream is not over
 
     async def run(self) -> None:
         """Return when the session is complete.
@@ -176,6 +177,7 @@ class StreamClient:
                     link = await self._greet(call, timeout_s)
                     await self._serve(link)
                 finally:
+                    self.connected = False
                     call.cancel()
         except grpc.aio.AioRpcError as error:
             refused = refusal(error, self._config.server)
@@ -201,6 +203,7 @@ class StreamClient:
             self._ledger.reconnects += 1
             log.warning("connected to %s again, at image %d", self._config.server, welcome.next_sequence)
         self._welcomes += 1
+        self.connected = True
         self._said = ""
         cursor = self._session.window.resume_at(welcome.next_sequence)
         self._session.wakeup.notify()

@@ -169,6 +169,9 @@ class Connection:
                     await self._announce(message)
                 case m.CommandRefused():
                     self._sensor.commands.refused(message)
+                    self._sensor.rate_control.refused(message)
+                case m.RateControlState():
+                    self._sensor.rate_control.said(message)
                 case m.DropReport():
                     self._sensor.dropped = message.dropped
                 case m.Hello():

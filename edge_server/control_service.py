@@ -6,19 +6,20 @@ import logging
 import math
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from edge_server.connection import Core
 from edge_server.moves import ANSWER_MARGIN_S, Moves
 from edge_server.pipeline import ServedPoint
+from edge_server.rate_control import command_rate_control
 from edge_server.registry import Registry, Sensor, rate_of
 from edge_server.stats import PointCounts
-from edge_server.status import or_refuse, refusal
+from edge_server.status import or_refuse
 from latentwire import messages as m
 from latentwire import wire
 from latentwire.errors import (
     CommandRefusedError,
-    ControlError,
     LatentwireError,
     MalformedMessageError,
 )
@@ -98,9 +99,22 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def SetBudget(
         self, request: control_pb2.SetBudgetRequest, context: "Context"
     ) -> control_pb2.SetBudgetResponse:
-        """Not in this release: its sensors follow a rate scale, not a budget."""
-        error = ControlError("this release has no bit budgets: set the rate scale with SetRate ('ctl rate set')")
-        await context.abort(*refusal(error))
+        """Put a ceiling on what a sensor sends, or lift it; answers when the sensor keeps to it."""
+        action = f"SetBudget sensor={request.sensor[:128]!r} bits_per_s={request.bits_per_s:g}"
+        command = m.SetRateControl(0, budget_bits_per_s=request.bits_per_s)
+        call = self._control_rate(request.sensor, command, context)
+        control = await or_refuse(context, self._logged(action, context, call))
+        return control_pb2.SetBudgetResponse(control=wire.rate_control_to_proto(control))
+
+    async def SetAutomatic(
+        self, request: control_pb2.SetAutomaticRequest, context: "Context"
+    ) -> control_pb2.SetAutomaticResponse:
+        """Have a sensor turn its knob by itself, or no longer; answers when it does."""
+        action = f"SetAutomatic sensor={request.sensor[:128]!r} {request.automatic} max_age_s={request.max_age_s:g}"
+        command = m.SetRateControl(0, automatic=request.automatic, max_age_s=request.max_age_s or None)
+        call = self._control_rate(request.sensor, command, context)
+        control = await or_refuse(context, self._logged(action, context, call))
+        return control_pb2.SetAutomaticResponse(control=wire.rate_control_to_proto(control))
 
     async def _watch(self, interval_s: float, context: "Context") -> None:
         if not 0 < interval_s < math.inf:
@@ -152,15 +166,21 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
         return await self._change(sensor, context, request.rate_scale)
 
+    async def _control_rate(self, name: str, command: m.SetRateControl, context: "Context") -> m.RateControl:
+        return await command_rate_control(self._registry.find(name), command, self._timeout_s(context))
+
+    def _timeout_s(self, context: "Context") -> float:
+        left_s = context.time_remaining()  # None without a deadline, whatever the stub says
+        return min(self._command_timeout_s, math.inf if left_s is None else max(0.0, left_s - ANSWER_MARGIN_S))
+
     async def _change(self, sensor: Sensor, context: "Context", rate_scale: float) -> control_pb2.SetRateResponse:
         """Send the command, wait for the first batch that shows it done; one at a time a sensor."""
-        left_s = context.time_remaining()  # None without a deadline, whatever the stub says
-        timeout_s = min(self._command_timeout_s, math.inf if left_s is None else max(0.0, left_s - ANSWER_MARGIN_S))
+        timeout_s = self._timeout_s(context)
         try:
             async with asyncio.timeout(timeout_s), sensor.command_turn:
                 if sensor.link is None:
                     raise CommandRefusedError(f"sensor {sensor.name!r} is not connected; see 'ctl sensors'")
-                before, before_id = _served(sensor), sensor.current
+                before, before_id, control = _served(sensor), sensor.current, sensor.rate_control.control
                 command = sensor.commands.issue()
                 try:
                     sensor.link.send(m.SetOperatingPoint(command.id, rate_scale=rate_scale))
@@ -174,7 +194,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
             ) from None
         assert command.served is not None, "what is done was announced"
         after = rate_of(command.served, PointCounts(first.images, first.payload_bits, first.refined))
-        was = rate_of(before, sensor.counts.point(before_id))
+        after = replace(after, control=sensor.rate_control.control)
+        was = replace(rate_of(before, sensor.counts.point(before_id)), control=control)
         return control_pb2.SetRateResponse(before=wire.rate_to_proto(was), after=wire.rate_to_proto(after))
 
 

@@ -3,10 +3,12 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from edge_server.commands import CommandBook, Measured
 from edge_server.pipeline import ServedPoint
+from edge_server.rate_control import ControlBook
 from edge_server.sessions import Session
 from edge_server.stats import Clock, PointCounts, SensorCounts
 from latentwire.errors import LatentwireError, UnknownSensorError
@@ -39,6 +41,7 @@ class Sensor:
         self.session = session
         self.counts = counts
         self.commands = CommandBook()
+        self.rate_control = ControlBook()
         self.command_turn = asyncio.Lock()
         self.link: Link | None = None
         self.peer = ""
@@ -47,9 +50,10 @@ class Sensor:
         self.current = 0
 
     def announced(self, name: OperatingPointName, served: ServedPoint) -> None:
-        """The sensor is now at this operating point."""
-        self.current = name.id
-        self.served = served
+        """The sensor knows this operating point; it is at the latest of its session: others are of older messages."""
+        if name.id >= self.current:
+            self.current = name.id
+            self.served = served
 
     def answered(self, results: Results, measured: Measured, wire: bytes) -> None:
         """The next batch in order is answered by the message ``wire``."""
@@ -65,7 +69,7 @@ class Sensor:
     def rate(self) -> Rate:
         """The current operating point and what the images answered at it cost."""
         assert self.served is not None, "a sensor is listed once its operating points are verified"
-        return rate_of(self.served, self.counts.point(self.current))
+        return replace(rate_of(self.served, self.counts.point(self.current)), control=self.rate_control.control)
 
     def info(self) -> SensorInfo:
         """The sensor, for the control service."""

@@ -1,13 +1,16 @@
 """``latentwire sensor`` runs a sensor, ``latentwire sensor status`` tells how those on this machine are doing."""
 
 import json as jsonlib
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from latentwire.cli import units
 from latentwire.cli.options import BundleOption, DataRoot, wrong_use
 from latentwire.errors import LatentwireError
+from latentwire.messages import RateControl
 
 RunDir = Annotated[
     Path | None,
@@ -61,6 +64,19 @@ def sensor(
     source_timeout_s: Annotated[
         float, typer.Option(help="Open a camera or stream anew when it is silent for so long.")
     ] = 10.0,
+    rate_control: Annotated[
+        str, typer.Option(help="Who turns the knob: manual (latentwire ctl), or auto (the sensor, by --max-age).")
+    ] = "manual",
+    max_age: Annotated[str, typer.Option(help="How old images may get before they are answered, like 2s.")] = "2s",
+    budget: Annotated[
+        str | None, typer.Option(help="Send no more than this, framing in, like 2kbit/s; the sensor turns the knob.")
+    ] = None,
+    max_image_bits: Annotated[
+        float, typer.Option(min=8, help="Never more (ideal) bits for an image, at any rate.")
+    ] = math.inf,
+    max_message_bits: Annotated[
+        float, typer.Option(min=8, help="Never more payload bits in a message, at any rate.")
+    ] = math.inf,
     data_root: DataRoot = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT at which Prometheus may ask.")] = None,
@@ -106,6 +122,9 @@ def sensor(
             keepalive_s=keepalive_s,
             max_backoff_s=max_backoff_s,
             grace_s=grace_s,
+            rate_control=_rate_control(rate_control, max_age, budget),
+            max_image_bits=max_image_bits,
+            max_message_bits=max_message_bits,
             data_root=data_root,
             progress=progress,
             metrics=metrics,
@@ -137,3 +156,9 @@ def status(
             f"{which} runs here (looked in {looked}): start one with latentwire sensor --server HOST:PORT --source "
             "SOURCE, ask as the user it runs as, or give its --run-dir"
         )
+
+
+def _rate_control(who: str, max_age: str, budget: str | None) -> RateControl:
+    if who not in ("manual", "auto"):
+        raise ValueError(f"--rate-control must be manual or auto, not {who!r}")
+    return RateControl(who == "auto", units.seconds(max_age), None if budget is None else units.bits_per_s(budget))

@@ -2,8 +2,8 @@
 
 ::
 
-    image --crop, flip--> encoder (the bundle's) --> latent --codec at a drawn point--> latent, conditions
-                     \-> teachers' pairs --> probabilities, averaged
+    image --crop, flip--> the bundle's encoder --latent--> the codec, at a drawn point --> latent, conditions
+                          teachers' pairs      --> probabilities, averaged
 
 Encoded once in a few passes of augmentation and kept; coded anew, at another point, each time they are drawn.
 """

@@ -54,11 +54,13 @@ class LDRTrainingConfig:
     images and augmentation are the source's; its data set is read under ``root``. ``out`` is the folder: the last step
     leaves checkpoint.pt and log.csv, the earlier ones stepN.pt and stepN.csv. ``steps`` are taken in that order, for
     ``epochs`` (of steps 1, 2 and 3). ``alternate`` takes turns every batch, or trains the encoder for all the epochs
-    and then the decoder for as many ("phase"). ``batch`` and ``rate`` are those of steps 1 and 2,
+    and then the decoder for as many ("phase"). ``batch`` and ``rate`` are those of steps 1 and 2, but for the encoder's
+    in step 2, ``self_rate``,
     ``finetune_batch`` and ``finetune_rate`` those of step 3. ``eps2``, ``gamma1``, ``gamma2`` are Eq. (1)'s,
     ``self_gamma1`` and ``self_gamma2`` Eq. (2)'s, whose batches are ``self_images`` x ``self_views``. ``ldr_weight``
-    weighs L_LDR in step 3. ``noise`` is the most uniform noise on the latent while the decoder learns, in standard
-    deviations, drawn for each image from 0 on. ``seed`` None is the source's. ValueError for a setting out of range.
+    weighs L_LDR in step 3. ``noise`` is the widest bin that the decoder learns with, in standard deviations, drawn for
+    each image from 0 on; ``quantizer`` stands for bins by uniform noise, or rounds to them, the gradient passing
+    straight through ("round"). ``seed`` None is the source's. ValueError for a setting out of range.
     """
 
     source: Path | CETrainingConfig
@@ -69,6 +71,7 @@ class LDRTrainingConfig:
     alternate: Literal["batch", "phase"] = "batch"
     batch: int = 1000
     rate: float = 1e-3
+    self_rate: float = 1e-4
     finetune_batch: int = 256
     finetune_rate: float = 3e-4
     weight_decay: float = 5e-4
@@ -81,6 +84,7 @@ class LDRTrainingConfig:
     self_views: int = 50
     ldr_weight: float = 0.05
     noise: float = 0.0
+    quantizer: Literal["noise", "round"] = "noise"
     label_smoothing: float = 0.05
     head_weight: float = 0.3
     seed: int | None = None
@@ -91,7 +95,7 @@ class LDRTrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        above_0 = ("rate", "finetune_rate", "eps2", "gamma1", "gamma2", "self_gamma1", "self_gamma2")
+        above_0 = ("rate", "self_rate", "finetune_rate", "eps2", "gamma1", "gamma2", "self_gamma1", "self_gamma2")
         from_0 = ("weight_decay", "ldr_weight", "noise", "head_weight")
         at_least_2 = ("batch", "finetune_batch", "self_images", "self_views")
         checks = {
@@ -101,6 +105,7 @@ class LDRTrainingConfig:
             "alternate must be batch or phase": self.alternate in ("batch", "phase"),
             "label_smoothing must be at least 0 and below 1": 0 <= self.label_smoothing < 1,
             "seed must be at least 0": self.seed is None or self.seed >= 0,
+            "quantizer must be noise or round": self.quantizer in ("noise", "round"),
             "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
             "threads must be at least 1": self.threads is None or self.threads >= 1,
             **{f"{name} must be above 0": 0 < getattr(self, name) < float("inf") for name in above_0},
@@ -188,9 +193,9 @@ def _in_turns(
     def decoder_loss(pair: Pair, images: Tensor, labels: Tensor) -> StepLoss:
         return _answered(config, pair, images, labels)[0]
 
-    encoder = (*trunk(pair), side)
+    encoder, rate = (*trunk(pair), side), config.rate if step == 1 else config.self_rate
     return [
-        _learner("encoder", encoder, _encoder_loss(config, step, side), config, config.rate, steps, labels, spans[0]),
+        _learner("encoder", encoder, _encoder_loss(config, step, side), config, rate, steps, labels, spans[0]),
         _learner("decoder", classifiers(pair), decoder_loss, config, config.rate, steps, None, spans[1]),
     ]
 
@@ -246,19 +251,24 @@ def _end_to_end_loss(config: LDRTrainingConfig, side: SideBranch) -> LossFunctio
 def _answered(config: LDRTrainingConfig, pair: Pair, images: Tensor, labels: Tensor) -> tuple[StepLoss, Tensor]:
     """Cross-entropy of both answers, and the latent (B, d) without noise."""
     encoded = pair.encoder(images)
-    logits = pair.decoder(noisy(encoded.latent, config.noise))
+    logits = pair.decoder(noisy(encoded.latent, config.noise, config.quantizer))
     found = answers_loss(logits, encoded.head_logits, labels, config.label_smoothing, config.head_weight)
     return found, encoded.latent
 
 
-def noisy(latent: Tensor, most: float) -> Tensor:
-    """``latent`` (B, d) with uniform noise of width q sigma on each entry, sigma its standard deviation in the batch,
-    q drawn for each image from 0 to ``most``: what quantizing with steps up to ``most`` sigma does."""
+def noisy(latent: Tensor, most: float, quantizer: Literal["noise", "round"] = "noise") -> Tensor:
+    """``latent`` (B, d) in bins of width q sigma, sigma an entry's standard deviation in the batch, q drawn for each
+    image from 0 to ``most``: with uniform noise of that width added, or rounded to multiples of it, in which case the
+    gradient is that of the latent itself (Bengio et al., 2013)."""
     if most == 0:
         return latent
     sigma = whole_batch(latent.detach()).float().std(0, correction=0)
     width = most * random_rows(latent, 1) * sigma
-    return latent + width * (random_rows(latent, latent.shape[1]) - 0.5)
+    if quantizer == "noise":
+        return latent + width * (random_rows(latent, latent.shape[1]) - 0.5)
+    bins = width.clamp(min=1e-6)
+    rounded = bins * torch.round(latent.detach() / bins)
+    return latent + (rounded - latent).detach()
 
 
 def _identity(config: LDRTrainingConfig, step: int, start: Checkpoint, seed: int, epochs: int) -> dict[str, Any]:

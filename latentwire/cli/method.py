@@ -18,6 +18,7 @@ Eps2 = Annotated[float, typer.Option(help="The LDR loss's precision, squared.")]
 Gamma1 = Annotated[float, typer.Option(help="Inside the LDR loss's spread term.")]
 Gamma2 = Annotated[float, typer.Option(help="Weighs the LDR loss's spread term.")]
 Noise = Annotated[float, typer.Option(help="Most noise on the latent, in standard deviations.")]
+Quantizer = Annotated[str, typer.Option(help="What stands for a bin in training: noise, or round.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Default: the checkpoint's.")]
 
 
@@ -77,6 +78,7 @@ def train_duphil(
     gamma1: Gamma1 = 1.0,
     gamma2: Gamma2 = 1.0,
     noise: Noise = 0.0,
+    quantizer: Quantizer = "noise",
     seed: Seed = None,
     precision: recipe.Precision = "bf16",
     device: recipe.Device = "auto",
@@ -85,8 +87,10 @@ def train_duphil(
     resume: recipe.Resume = False,
 ) -> None:
     """Step 1: the encoder learns from the LDR loss, the decoder from cross-entropy, in turns."""
-    values = dict(alternate=alternate, batch=batch, rate=rate, eps2=eps2, gamma1=gamma1, gamma2=gamma2, noise=noise)
-    rest = dict(seed=seed, precision=precision, device=device, threads=threads, resume=resume)
+    values = dict(alternate=alternate, batch=batch, rate=rate, eps2=eps2, gamma1=gamma1, gamma2=gamma2)
+    rest = dict(
+        noise=noise, quantizer=quantizer, seed=seed, precision=precision, device=device, threads=threads, resume=resume
+    )
     _train(devices, start, out, root=data_root, steps=(1,), epochs=(epochs,) * 3, **values, **rest)
 
 
@@ -107,10 +111,12 @@ def train_ldr(
     gamma2: Gamma2 = 1.0,
     self_gamma1: Annotated[float, typer.Option(help="As --gamma1, in step 2.")] = 20.0,
     self_gamma2: Annotated[float, typer.Option(help="As --gamma2, in step 2.")] = 0.05,
+    self_rate: Annotated[float, typer.Option(help="Learning rate of the encoder in step 2.")] = 1e-4,
     self_images: Annotated[int, typer.Option(help="Images a batch in step 2's self-labels.")] = 20,
     self_views: Annotated[int, typer.Option(help="Augmentations of each.")] = 50,
     ldr_weight: Annotated[float, typer.Option(help="Weighs the LDR loss in step 3.")] = 0.05,
     noise: Noise = 0.0,
+    quantizer: Quantizer = "noise",
     seed: Seed = None,
     precision: recipe.Precision = "bf16",
     device: recipe.Device = "auto",
@@ -130,8 +136,9 @@ def train_ldr(
         steps=recipe.numbers(steps, "--steps"), epochs=recipe.numbers(epochs, "--epochs"),
         alternate=alternate, batch=batch, rate=rate, finetune_batch=finetune_batch, finetune_rate=finetune_rate,
         eps2=eps2, gamma1=gamma1, gamma2=gamma2, self_gamma1=self_gamma1, self_gamma2=self_gamma2,
-        self_images=self_images, self_views=self_views, ldr_weight=ldr_weight, noise=noise, seed=seed,
-        precision=precision, device=device, threads=threads, resume=resume,
+        self_images=self_images, self_views=self_views, ldr_weight=ldr_weight, noise=noise,
+        quantizer=quantizer, self_rate=self_rate, seed=seed, precision=precision, device=device, threads=threads,
+        resume=resume,
     )  # fmt: skip
 
 
@@ -168,6 +175,7 @@ def truncate(
     rate: Rate = 1e-3,
     finetune_rate: Annotated[float, typer.Option(help="Learning rate of the last step, end to end.")] = 3e-4,
     noise: Noise = 0.0,
+    quantizer: Quantizer = "noise",
     device: recipe.Device = "auto",
     threads: recipe.Threads = None,
     resume: recipe.Resume = False,
@@ -175,7 +183,8 @@ def truncate(
     """Drop the last entries of a trained pair's latent, fine-tune, and add the pair to its bundle as a variant."""
     from training.truncation import TruncationConfig, run_truncate
 
-    settings = dict(batch=batch, rate=rate, finetune_rate=finetune_rate, noise=noise, device=device, threads=threads)
+    settings = dict(batch=batch, rate=rate, finetune_rate=finetune_rate, noise=noise, quantizer=quantizer)
+    settings |= dict(device=device, threads=threads)
     with wrong_use():
         config = TruncationConfig(
             start, out, keep, finetune, epochs, bundle, variant, data_root, settings, resume  # type: ignore[arg-type]

@@ -238,3 +238,14 @@ def test_a_weight_on_bits_makes_latents_smaller(tmp_path: Path) -> None:
     assert spread[1] < 0.7 * spread[0]
     with pytest.raises(ValueError, match="rate_weight must"):
         RateTrainingConfig("digits", tmp_path, rate_weight=0.0)
+
+
+def test_rounding_is_the_quantizers_and_lets_the_gradient_through() -> None:
+    torch.manual_seed(0)
+    latent = torch.randn(4000, 3).requires_grad_()
+    rounded = noisy(latent, 4.0, "round")
+    width = 2 * (rounded - latent).abs().amax(1) / latent.std(0, correction=0).max()  # of an image's bins, at least
+    assert 2 < width.max() <= 4
+    assert 0.05 < (rounded == 0).float().mean() < 0.95
+    rounded.sum().backward()
+    assert torch.equal(latent.grad, torch.ones_like(latent))  # type: ignore[arg-type]

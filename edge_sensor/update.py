@@ -105,6 +105,8 @@ class Updater:
         except LatentwireError as error:
             log.warning("bundle or variant stays as it was: %s", error)
             self._session.refuse(command.command_id, error)
+            if self._store is not None and not isinstance(error, CommandRefusedError):  # then it may be tried again
+                await asyncio.to_thread(self._store.prune)
         finally:
             self._current = None
             await self._client.close()
@@ -147,20 +149,16 @@ class Updater:
         store, now = self._store, self._session.target
         if store is None:
             raise BundleError("this sensor takes no bundles over the air: start it with --bundle-store FOLDER")
-        try:
-            manifest = await asyncio.to_thread(store.manifest, digest)
-            if manifest is None:
-                manifest = await self._client.manifest(store, digest)
-            _check_fits(manifest, self._session.target_bundle.manifest)
-            wanted = variant or (now.variant if now.variant in manifest.variants else manifest.default_variant)
-            lacking = await asyncio.to_thread(store.lacking, digest, manifest, wanted)
-            await asyncio.to_thread(store.prune, digest, lacking)
-            for entry in lacking:
-                await self._client.file(store, digest, entry)
-            return await asyncio.to_thread(store.open, digest, wanted)
-        except LatentwireError:
-            await asyncio.to_thread(store.prune)
-            raise
+        manifest = await asyncio.to_thread(store.manifest, digest)
+        if manifest is None:
+            manifest = await self._client.manifest(store, digest)
+        _check_fits(manifest, self._session.target_bundle.manifest)
+        wanted = variant or (now.variant if now.variant in manifest.variants else manifest.default_variant)
+        lacking = await asyncio.to_thread(store.lacking, digest, manifest, wanted)
+        await asyncio.to_thread(store.prune, digest, lacking)
+        for entry in lacking:
+            await self._client.file(store, digest, entry)
+        return await asyncio.to_thread(store.open, digest, wanted)
 
     async def _switch(self, candidate: Candidate, command: SetOperatingPoint) -> None:
         """Code with it from the next message on; returns when it has proved itself, raises what it failed with."""
@@ -173,15 +171,13 @@ class Updater:
             raise CommandRefusedError("the sensor has coded its last image")
         trial = session.try_out(point, candidate.encoder, command.command_id, bundle)
         self._queue.hurry()
-        try:
-            await trial.passed
-        except LatentwireError:
-            if self._store is not None:
-                await asyncio.to_thread(self._store.prune)
-            raise
+        await trial.passed
         log.info("bundle %s (%s), variant %s", bundle.manifest.model_id, bundle.digest[:12], point.variant)
         if self._store is not None:
-            await asyncio.to_thread(self._store.chose, bundle.digest, point.variant)
+            try:
+                await asyncio.to_thread(self._store.chose, bundle.digest, point.variant)
+            except BundleError as error:  # a full disk; what proved itself runs on
+                log.warning("bundle %s runs, but a restart will not find it: %s", bundle.digest[:12], error)
 
     def _give_way(self, command: SetOperatingPoint) -> None:
         self._session.refuse(command.command_id, CommandRefusedError("a later command took its place"))

@@ -162,8 +162,11 @@ class Bundle:
     def _read_parameters(self, variant: str, model: str) -> CodecParameters:
         spec = self.manifest.variant(variant)
         entry = spec.model(model).file
-        with (self.path / entry.path).open("rb") as file:
-            content = file.read(MAX_MODEL_BYTES + 1)
+        try:
+            with (self.path / entry.path).open("rb") as file:
+                content = file.read(MAX_MODEL_BYTES + 1)
+        except OSError as error:
+            raise BundleCorruptError(f"{self.path / entry.path} cannot be read ({error.strerror})") from None
         if hashlib.sha256(content).hexdigest() != entry.sha256:  # the folder may have been replaced since it was loaded
             raise BundleCorruptError(f"{self.path / entry.path} was replaced while in use; restart this program")
         payload_format = PAYLOAD_FORMATS[self.manifest.format_version]

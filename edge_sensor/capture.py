@@ -10,6 +10,7 @@ from typing import Protocol
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.sources import Dropped, Frame, Lost, Skipped, Source
 from edge_sensor.sources.frames import Found, Idle
+from edge_sensor.sources.gates import GatedSource
 from latentwire.errors import LatentwireError, SourceError
 
 BEHIND = "behind"  # why a live source's image is dropped: the sensor could not keep up
@@ -78,6 +79,8 @@ def start_capture(
     ``again`` goes round a recorded source, ``done`` says how much of it an earlier process is done with. The thread
     is a daemon: a camera that hangs must not keep the process from ending.
     """
+    if isinstance(source, GatedSource):
+        source.unpaced = done
     thread = threading.Thread(
         target=_capture,
         args=(source, queue, drops, again, counts or CaptureCounts(), _Places(done)),

@@ -180,10 +180,10 @@ class Spool:
         if len(left) < len(self._sent):
             last = left[0][0] - 1 if left else self._last_sent
             self._connection.execute("DELETE FROM messages WHERE id <= ?", (last,))
-        oldest = self._connection.execute("SELECT point FROM messages ORDER BY id LIMIT 1").fetchone()
-        if oldest is not None:
-            self._connection.execute("DELETE FROM points WHERE id < ?", oldest)
-        return left, 0 if oldest is None else oldest[0]
+        found = self._connection.execute("SELECT point FROM messages ORDER BY id LIMIT 1").fetchone()
+        oldest = self.state.point if found is None else found[0]
+        self._connection.execute("DELETE FROM points WHERE id < ?", (oldest,))
+        return left, oldest
 
     def _insert(self, row: int, message: CodedMessage) -> None:
         point = message.point

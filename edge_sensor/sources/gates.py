@@ -35,13 +35,14 @@ class GatedSource:
         self._sleep = sleep
         self._due_s = -np.inf  # when the next image may be taken; kept from round to round
         self._number = 0
+        self.unpaced = 0  # so many images are passed over: a recorded source is not held to the rate for them
 
     def __iter__(self) -> Iterator[Found]:
         """One round of the source."""
         for found in self._source:
             reason = self._held_back(found) if isinstance(found, Frame) else None
             yield found if reason is None else Skipped(reason)
-            if not self.live and reason is None and isinstance(found, Frame):
+            if not self.live and reason is None and isinstance(found, Frame) and self._number >= self.unpaced:
                 # Before the next is read, not after: its age counts from then.
                 self._sleep(max(0.0, self._due_s - self._clock()))
 

@@ -299,11 +299,35 @@ async def test_the_servers_ceiling_caps_the_callers_deadline(bundle: Bundle) -> 
             await setting(address, 4.0)
 
 
-async def test_what_this_release_lacks_says_so(address: str) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
-        with pytest.raises(grpc.aio.AioRpcError, match="no bit budgets") as budget:
-            await control_pb2_grpc.ControlStub(channel).SetBudget(control_pb2.SetBudgetRequest())
-        assert budget.value.code() is grpc.StatusCode.UNIMPLEMENTED
+async def test_a_budget_is_set_when_the_sensor_says_so(address: str, sensor: RawSensor) -> None:
+    asking = asyncio.create_task(call(address, lambda client: client.set_budget("cam", 2000.0)))
+    command = await sensor.hear()
+    assert isinstance(command, m.SetRateControl)
+    assert (command.automatic, command.max_age_s, command.budget_bits_per_s) == (None, None, 2000.0)
+    control = m.RateControl(False, 2.0, 2000.0)
+    await sensor.send(m.RateControlState(command.command_id, control))
+    assert await asking == control
+    assert (await call(address, lambda client: client.get_rate("cam"))).control == control
+
+
+async def test_automatic_control_may_be_refused(address: str, sensor: RawSensor) -> None:
+    asking = asyncio.create_task(call(address, lambda client: client.set_automatic("cam", True, 3.0)))
+    command = await sensor.hear()
+    assert isinstance(command, m.SetRateControl)
+    assert (command.automatic, command.max_age_s, command.budget_bits_per_s) == (True, 3.0, None)
+    await sensor.send(m.CommandRefused(command.command_id, "ControlError", "not today"))
+    with pytest.raises(errors.CommandRefusedError, match="not today"):
+        await asking
+
+
+async def test_who_turns_the_knob_is_asked_of_a_connected_sensor_with_sane_numbers(
+    address: str, sensor: RawSensor
+) -> None:
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(errors.MalformedMessageError, match="budget_bits_per_s"):
+            await call(address, lambda client, bits=wrong: client.set_budget("cam", bits))  # type: ignore[misc]
+    with pytest.raises(errors.UnknownSensorError):
+        await call(address, lambda client: client.set_automatic("nobody"))
 
 
 async def test_a_watch_needs_a_sane_interval(address: str) -> None:

@@ -38,7 +38,7 @@ async def test_the_rate_turns_in_mid_stream_and_every_batch_decodes_to_its_symbo
     def observe(message: CodedMessage, batch: EncodedBatch) -> None:
         coded.append((message, batch))
         # As slow as a small camera, and never to the end before the knob has turned five times.
-        time.sleep(0.01 if turned.is_set() or message.end < IMAGES - 400 else 0.2)
+        time.sleep(0.01 if turned.is_set() or message.end < IMAGES - 400 else 1.0)
 
     with decoded_by_payload() as decoded:
         async with serving(tmp_path) as port:

@@ -16,6 +16,8 @@ FROM_SENSOR: list[m.FromSensor] = [
     m.LatentBatch(2**40, 16, 3, b"payload", 2**32 - 1),
     m.CommandRefused(5, "RateScaleError", "out of range"),
     m.DropReport({"ImageError": 3, "stopped": 1}),
+    m.RateControlState(5, m.RateControl(True, 3.0, 2000.0)),
+    m.RateControlState(0, m.RateControl()),
 ]
 FROM_SERVER: list[m.FromServer] = [
     m.Welcome(5, m.Limits(10, 100, 1000)),
@@ -23,6 +25,9 @@ FROM_SERVER: list[m.FromServer] = [
     m.BatchRefused(3, 16, "ChecksumError", "damaged"),
     m.SetOperatingPoint(4, None, None, 0.5),
     m.SetOperatingPoint(4, "half", "gaussian", None),
+    m.SetRateControl(4, automatic=True, max_age_s=3.0),
+    m.SetRateControl(4, automatic=False),
+    m.SetRateControl(4, budget_bits_per_s=0.0),
     m.Drain("shutting down"),
 ]
 
@@ -45,7 +50,7 @@ def test_every_kind_of_message_is_in_the_lists_above() -> None:
 
 
 def test_control_survives() -> None:
-    rate = m.Rate("full", "gaussian", 1.0, 0.5, 2.0, 10, 12.5, 0.25)
+    rate = m.Rate("full", "gaussian", 1.0, 0.5, 2.0, 10, 12.5, 0.25, m.RateControl(False, 1.5, 64e3))
     info = m.SensorInfo("cam", "s", True, "peer", rate, 10, 1, 5.5, {"ImageError": 2})
     proto = control_pb2.SensorInfo.FromString(wire.sensor_info_to_proto(info).SerializeToString())
     assert wire.sensor_info_from_proto(proto) == info
@@ -73,6 +78,9 @@ REFUSED = [
     stream_pb2.SensorMessage(operating_point=stream_pb2.OperatingPoint(variant="v", model="g", digest=b"12345678")),
     stream_pb2.SensorMessage(operating_point=stream_pb2.OperatingPoint(id=1, variant="v", model="g", digest=b"123")),
     stream_pb2.SensorMessage(drop_report=stream_pb2.DropReport(dropped={f"r{i}": 1 for i in range(65)})),
+    stream_pb2.SensorMessage(rate_control=stream_pb2.RateControlState(automatic=True)),
+    stream_pb2.SensorMessage(rate_control=stream_pb2.RateControlState(max_age_s=2, budget_bits_per_s=-1)),
+    stream_pb2.SensorMessage(rate_control=stream_pb2.RateControlState(max_age_s=float("inf"))),
 ]
 
 
@@ -90,6 +98,8 @@ def test_what_a_sensor_may_not_send(proto: stream_pb2.SensorMessage) -> None:
         stream_pb2.ServerMessage(results=stream_pb2.Results(label=[1, 2], probability=[0.5])),
         stream_pb2.ServerMessage(results=stream_pb2.Results()),
         stream_pb2.ServerMessage(welcome=stream_pb2.Welcome()),
+        stream_pb2.ServerMessage(set_rate_control=stream_pb2.SetRateControl(max_age_s=0)),
+        stream_pb2.ServerMessage(set_rate_control=stream_pb2.SetRateControl(budget_bits_per_s=float("nan"))),
     ],
 )
 def test_what_a_server_may_not_send(proto: stream_pb2.ServerMessage) -> None:

@@ -60,12 +60,17 @@ class Stream:
 
 @contextmanager
 def stream(
-    bundle: str, source: str, limit: int, images_per_message: int = 16, sensor_options: Sequence[str] = ()
+    bundle: str,
+    source: str,
+    limit: int,
+    images_per_message: int = 16,
+    sensor_options: Sequence[str] = (),
+    server_options: Sequence[str] = (),
 ) -> Iterator[Stream]:
     """Start a server, a counting relay and a sensor that sends ``limit`` images through it."""
     with tempfile.TemporaryDirectory(prefix="latentwire-") as folder:
         results = Path(folder) / "results.jsonl"
-        with serve(bundle) as (target, port), CountingRelay("127.0.0.1", port) as relay:
+        with serve(bundle, server_options) as (target, port), CountingRelay("127.0.0.1", port) as relay:
             options = ["--bundle", bundle, "--server", f"127.0.0.1:{relay.port}", "--source", source, "--name", SENSOR]
             options += ["--limit", str(limit), "--results", str(results), "--no-progress"]
             options += ["--images-per-message", str(images_per_message), *sensor_options]
@@ -78,9 +83,9 @@ def stream(
 
 
 @contextmanager
-def serve(bundle: str) -> Iterator[tuple[str, int]]:
+def serve(bundle: str, options: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
     """Start a server process on a free port; its HOST:PORT and its port."""
-    server = _start("server", ["--bundle", bundle, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE)
+    server = _start("server", ["--bundle", bundle, "--listen", "127.0.0.1:0", *options], stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None  # it was asked for
         said = server.stdout.readline().decode()  # empty when the process ends before it listens

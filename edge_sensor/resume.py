@@ -1,5 +1,6 @@
 """What a sensor finds when it starts with a spool: the session it goes on with, and what it still has to send."""
 
+import hashlib
 import logging
 import uuid
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from edge_sensor.results_tail import Tail, repair_tail
 from edge_sensor.spool import Spool, SpoolState
 from edge_sensor.spool_file import SpoolSettings, open_spool
 from edge_sensor.window import CodedMessage, Window
-from latentwire.errors import LatentwireError
+from latentwire.errors import LatentwireError, SpoolError
 
 log = logging.getLogger("latentwire.sensor")
 
@@ -38,15 +39,21 @@ class Resumed:
         self.spool.close()
 
 
-def resume(settings: SpoolSettings, results: str | Path | None, source: str) -> Resumed:
+def resume(settings: SpoolSettings, results: str | Path | None, source: str, classes: tuple[str, ...]) -> Resumed:
     """Open the spool and the results, and settle what a killed process left between the two.
 
-    ``source`` is whose images are to be coded. Raises SpoolError, or LatentwireError if the results cannot be
-    written.
+    ``source`` is whose images are to be coded, ``classes`` what their labels stand for. Raises SpoolError, or
+    LatentwireError if the results cannot be written.
     """
     spool, damaged = open_spool(settings, now())
     try:
         sent = spool.sent()
+        known = _digest(classes)
+        if spool.state.classes not in ("", known) and (sent or spool.waiting.images):
+            raise SpoolError(
+                f"spool {settings.path} holds images that were coded with a bundle of other classes: run that bundle "
+                "until they are sent, or give another --spool"
+            )
         tail = _tail(results, sent)
         answered = [message for message in sent if message.batch.first_sequence in tail.messages]
         left = [message for message in sent if message.batch.first_sequence not in tail.messages]
@@ -55,7 +62,7 @@ def resume(settings: SpoolSettings, results: str | Path | None, source: str) -> 
         renumber = damaged or tail.next_sequence > state.next_sequence or not _in_order(left, state.next_sequence)
         if renumber or state.boot != spool.boot:
             state = replace(state, session=uuid.uuid4().hex, dropped={})
-        state = replace(state, next_sequence=max(state.next_sequence, tail.next_sequence), done=False)
+        state = replace(state, next_sequence=max(state.next_sequence, tail.next_sequence), done=False, classes=known)
         spool.begin(state, answered=[message.batch.first_sequence for message in answered], renumber=renumber)
         left = spool.sent()
         waiting = sum(message.batch.images for message in left) + spool.waiting.images
@@ -64,6 +71,10 @@ def resume(settings: SpoolSettings, results: str | Path | None, source: str) -> 
     except BaseException:
         spool.close()
         raise
+
+
+def _digest(classes: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(classes).encode()).hexdigest()[:16]
 
 
 def _tail(results: str | Path | None, sent: Sequence[CodedMessage]) -> Tail:

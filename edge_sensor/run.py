@@ -84,7 +84,7 @@ def _run(config: SensorConfig, store: BundleStore | None, first: Candidate, obse
         kept = None
         if config.spool is not None:
             settings = SpoolSettings(Path(config.spool), config.spool_bytes, config.spool_full, config.spool_sync)
-            kept = resume(settings, config.results, config.source)
+            kept = resume(settings, config.results, config.source, classes)
             stack.callback(kept.close)
         results = ResultsFile(config.results) if kept is None else kept.results
         stack.callback(results.close)

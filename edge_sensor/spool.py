@@ -46,6 +46,7 @@ class SpoolState:
     Attributes:
         session: the session's id.
         next_sequence: the first sequence not given yet; it never falls, whatever the session.
+        classes: a digest of what the labels of the messages stand for.
         source: whose images they are; ``coded_images`` and ``place`` are of this source.
         boot_id: the machine's boot that wrote last, the ``boot``-th that the spool has seen.
         point: the highest id of an operating point.
@@ -57,6 +58,7 @@ class SpoolState:
 
     session: str
     next_sequence: int = 0
+    classes: str = ""
     source: str = ""
     boot_id: str = ""
     boot: int = 0

@@ -18,7 +18,6 @@ from latentwire import errors
 from latentwire import messages as m
 from latentwire.bundle import Bundle
 from latentwire.control_client import ControlClient
-from latentwire.v1 import control_pb2, control_pb2_grpc
 
 T = TypeVar("T")
 VARIANTS = ("full", "small")

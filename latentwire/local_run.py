@@ -48,8 +48,10 @@ class Stream:
             time.sleep(POLL_S)
 
     def finish(self, *, stop: bool = False) -> list[dict[str, Any]]:
-        """Wait for the sensor's own end, or make it ``stop`` once what it sent is answered; its results, one an answered
-        image, in sequence order."""
+        """Wait for the sensor's own end, or make it ``stop`` once what it sent is answered.
+
+        Its results, one an answered image, in sequence order.
+        """
         if stop:
             self.sensor.terminate()
         if self.sensor.wait() != 0:

@@ -16,7 +16,7 @@ from latentwire.v1 import control_pb2, stream_pb2
 
 GRPC_PREFIX_BYTES = 5  # gRPC puts a compression flag and a 32-bit length before every message
 MAX_NAME_CHARACTERS = 128
-MAX_OPERATING_POINTS = 4096
+MAX_OPERATING_POINTS = 4  # of a hello: each takes a derivation of tables. The others are announced when they come up
 DIGEST_BYTES = 8
 
 

@@ -20,7 +20,18 @@ try:
 except ImportError:
     constriction = None
 
-__all__ = ["BACKENDS", "PRECISION_BITS", "TOTAL", "Decoder", "Encoder", "Symbols", "Table", "in_use", "use"]
+__all__ = [
+    "BACKENDS",
+    "PRECISION_BITS",
+    "TOTAL",
+    "Decoder",
+    "Encoder",
+    "Symbols",
+    "Table",
+    "ideal_bits",
+    "in_use",
+    "use",
+]
 
 BACKENDS = ("constriction", "portable")
 _backend = "portable" if constriction is None else "constriction"
@@ -44,22 +55,39 @@ def use(backend: str) -> None:
     _backend = backend
 
 
+def ideal_bits(frequencies: NDArray[np.int64]) -> NDArray[np.float64]:
+    """-log2 of the probabilities that these frequencies stand for."""
+    bits: NDArray[np.float64] = PRECISION_BITS - np.log2(frequencies)
+    return bits
+
+
 class Table:
     """The frequencies of symbols 0..K-1, ready for the coder.
 
-    ``frequencies`` is (K,) int64 with K >= 2, each at least 1, summing to ``TOTAL``; ValueError otherwise. ``bounds``
-    (K + 1,) int64 is their running sum.
+    ``frequencies`` is (K,) int64 with K >= 2, each at least 1, summing to ``TOTAL``; ValueError otherwise. What else
+    there is of it is made when first asked for: of many tables, few are used.
     """
 
-    __slots__ = ("_model", "bounds", "frequencies", "ideal_bits")
+    __slots__ = ("_bounds", "_model", "frequencies")
 
     def __init__(self, frequencies: NDArray[np.int64]) -> None:
         if frequencies.ndim != 1 or len(frequencies) < 2 or frequencies.min() < 1 or frequencies.sum() != TOTAL:
             raise ValueError(f"a table needs two or more frequencies of at least 1 that sum to {TOTAL}")
         self.frequencies = frequencies
-        self.bounds: NDArray[np.int64] = np.concatenate([[0], np.cumsum(frequencies)])
-        self.ideal_bits: NDArray[np.float64] = PRECISION_BITS - np.log2(frequencies)
+        self._bounds: NDArray[np.int64] | None = None
         self._model: Any = None
+
+    @property
+    def ideal_bits(self) -> NDArray[np.float64]:
+        """What each symbol costs, (K,)."""
+        return ideal_bits(self.frequencies)
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """The running sum of the frequencies, (K + 1,), from 0 to ``TOTAL``."""
+        if self._bounds is None:
+            self._bounds = np.concatenate([[0], np.cumsum(self.frequencies)])
+        return self._bounds
 
     @property
     def model(self) -> Any:

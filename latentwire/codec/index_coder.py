@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from latentwire.codec.coder import TOTAL, Decoder, Encoder, Table
+from latentwire.codec.coder import TOTAL, Decoder, Encoder, Table, ideal_bits
 from latentwire.codec.entropy_model import Tables
 
 ESCAPE_BITS = 32
@@ -31,7 +31,7 @@ class IndexCoder:
         self._base = tables.shift + np.array([table.first for table in tables.index], np.int32)[of]
         self._start = (np.cumsum(symbols) - symbols)[of]
         self._escape = (symbols - 1).astype(np.uint64)[of]
-        self._bits = np.concatenate([table.ideal_bits for table in tables.index])
+        self._bits = ideal_bits(np.concatenate([table.frequencies for table in tables.index]))
         # an escape has no mean: NaN marks it
         self._means = np.concatenate([part for table in tables.index for part in (table.means, [np.nan])])
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from latentwire.codec import runs
 from latentwire.codec.choice import Choice, choose, log_posterior
-from latentwire.codec.coder import Decoder, Encoder
+from latentwire.codec.coder import Decoder, Encoder, ideal_bits
 from latentwire.codec.entropy_model import Tables, derive_tables
 from latentwire.codec.index_coder import IndexCoder, grouped, narrow
 from latentwire.codec.parameters import TAILS, CodecParameters, Point
@@ -20,6 +20,7 @@ from latentwire.codec.quantizer import dequantize, quantize
 from latentwire.errors import ChecksumError, CorruptPayloadError, NonFiniteLatentError
 
 MAX_LEVEL = 1
+MAX_ENTRIES = 1 << 14  # of one message, images x d: the coder in plain Python decodes them in some 40 ms at worst
 WORD_BYTES = 4  # more than any symbol takes: 24 bits, and what little the coder loses to rounding
 
 Ints = NDArray[np.int32]
@@ -75,10 +76,15 @@ class LatentCodec:
         self.point = point
         self.tables: Tables = derive_tables(parameters, point)
         self._anchor_bits = np.zeros(1) if self.tables.anchor is None else self.tables.anchor.ideal_bits
-        self._level_bits = np.stack([table.ideal_bits for table in self.tables.level])
+        self._level_bits = ideal_bits(np.stack([table.frequencies for table in self.tables.level]))
         self._indices = IndexCoder(self.tables)
         self._seed = zlib.crc32(self.tables.digest)
         self._tail = TAILS[parameters.payload_format]
+
+    @property
+    def most_images(self) -> int:
+        """Images that a message may hold, by ``MAX_ENTRIES``; one always. More are decoded, but take their time."""
+        return max(1, MAX_ENTRIES // self.anchors.shape[1])
 
     @property
     def anchors(self) -> NDArray[np.float32]:

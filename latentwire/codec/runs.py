@@ -19,6 +19,7 @@ MODE_TABLE = Table(np.array([TOTAL - (MODES - 1) * _OTHERS] + [_OTHERS] * (MODES
 FLAG_TABLES = tuple(
     Table(np.array([TOTAL >> mode, TOTAL - (TOTAL >> mode)], np.int64)) for mode in range(1, MODES)
 )  # of the symbols 0: another anchor, 1: the one before
+_MODE_BITS = MODE_TABLE.ideal_bits
 _FLAG_BITS = np.stack([table.ideal_bits for table in FLAG_TABLES])
 
 Reals = NDArray[np.float64]
@@ -63,8 +64,8 @@ def anchor_cost(anchor: Ints, mode: int, anchor_bits: Reals) -> Reals:
         return own
     if mode:
         same = flags(anchor)
-        own[1:] = np.where(same, 0.0, own[1:]) + FLAG_TABLES[mode - 1].ideal_bits[same]
-    own[0] += MODE_TABLE.ideal_bits[mode]
+        own[1:] = np.where(same, 0.0, own[1:]) + _FLAG_BITS[mode - 1, same]
+    own[0] += _MODE_BITS[mode]
     return own
 
 
@@ -82,7 +83,7 @@ def _mode_of(anchor: Ints) -> int:
 
 def _smooth(surprise: Reals, anchor_bits: Reals, mode: int) -> Ints:
     """The anchors of least cost in that mode (Viterbi, 1967; a step costs A, for a change is the same from any)."""
-    change, stay = FLAG_TABLES[mode - 1].ideal_bits
+    change, stay = _FLAG_BITS[mode - 1]
     images, anchors = surprise.shape
     before = np.empty((images, anchors), np.int32)
     cost = surprise[0] + anchor_bits

@@ -134,7 +134,7 @@ class Hello(_message.Message):
     """sha256 of the bundle's part that both sides must hold alike, hex; docs/bundle-format.md"""
     @_builtins.property
     def operating_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatingPoint]:
-        """those of unanswered batches, the current one last"""
+        """1 to 4: of the oldest unanswered batches; the current one last"""
 
     def __init__(
         self,

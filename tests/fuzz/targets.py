@@ -62,6 +62,8 @@ class Messages:
         served = self._corpus.served.get(batch.operating_point)
         if served is None:
             raise UnknownOperatingPointError("not announced")
+        if batch.images > served.point.codec.most_images:
+            raise MalformedMessageError("too many images")
         decoded = served.point.codec.decode(batch.payload, batch.images, batch.crc32)
         coded = self._corpus.coded.get((batch.operating_point, batch.images, batch.crc32))
         if coded is None or not coded.equal(decoded):

@@ -134,7 +134,7 @@ def run_train_ldr(config: LDRTrainingConfig, progress: Callable[[int], Progress]
         train, validation = source_data(start, source, config.root)
         trainer = step_trainer(config, step, start, path, train, validation)
         log = path.with_suffix(".csv") if path.name != CHECKPOINT else path.with_name("log.csv")
-        title = f"{METHODS[step]} {start.config['data']}"
+        title = f"{method_of(config, step)} {start.config['data']}"
         source = walk_to_the_end(trainer, log, title, progress(step) if progress else None)
     return source
 
@@ -179,7 +179,14 @@ def step_trainer(
         flips = settings["flip"] if settings["flip"] is not None else flips_by_default(settings["data"])
         learners = _in_turns(config, step, pair, side, steps, flips)
     identity = _identity(config, step, start, ours, epochs)
-    return Trainer(METHODS[step], identity, path, walk, pair, learners, train, validation, side)
+    return Trainer(method_of(config, step), identity, path, walk, pair, learners, train, validation, side)
+
+
+def method_of(config: LDRTrainingConfig, step: int) -> str:
+    """The method's name after ``step``: step 3 without the LDR loss is more of CE-T, with bins or without."""
+    if step == 3 and config.ldr_weight == 0:
+        return "ce" if config.noise == 0 else "ce-noise"
+    return METHODS[step]
 
 
 def _in_turns(

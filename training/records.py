@@ -13,13 +13,15 @@ from latentwire.errors import DataError
 class Record:
     """One operating point of one trained pair on a whole test set.
 
-    ``method`` is ce, duphil, ldr, ...; ``model`` the entropy model; ``distortion`` empty for the images as they are,
-    else its kind and strength; bits are means an image, ``accuracy`` and ``share_refined`` 0..1.
+    ``patch`` is the pair's (1 in files from before there was one); ``method`` is ce, duphil, ldr, ...; ``model`` the
+    entropy model; ``distortion`` empty for the images as they are, else its kind and strength; bits are means an image,
+    ``accuracy`` and ``share_refined`` 0..1.
     """
 
     dataset: str
     backbone: str
     width: int
+    patch: int
     cut: int
     d: int
     method: str
@@ -43,7 +45,7 @@ class Record:
     def key(self) -> tuple[object, ...]:
         """What a later measurement of the same thing replaces it by."""
         return (
-            self.dataset, self.backbone, self.width, self.cut, self.d, self.method, self.variant, self.seed,
+            self.dataset, self.backbone, self.width, self.patch, self.cut, self.d, self.method, self.variant, self.seed,
             self.epochs, self.model, self.rate_scale, self.distortion,
         )  # fmt: skip
 
@@ -52,7 +54,7 @@ def load_records(path: Path) -> list[Record]:
     """The records of a file, none if there is no file; DataError if it holds something else."""
     try:
         rows = json.loads(path.read_text())["rows"]
-        return [Record(**{field.name: row[field.name] for field in fields(Record)}) for row in rows]
+        return [Record(**{field.name: ({"patch": 1} | row)[field.name] for field in fields(Record)}) for row in rows]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

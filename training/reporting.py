@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 
 from latentwire.bundle import load_bundle
 from latentwire.errors import DataError
+from training.comparison import bits_of, gains
 from training.records import Record, load_records
 
-METHODS = {"ce": "CE-T", "duphil": "DuPHiL", "ldr": "LDR-FT", "rate": "rate term"}
+METHODS = {"ce": "CE-T", "ce-noise": "CE-T + bins", "duphil": "DuPHiL", "ldr": "LDR-FT", "rate": "rate term"}
 MODELS = {"gaussian": "paper's code", "anchored": "anchored code"}
 
 
@@ -39,16 +40,16 @@ def run_report(config: ReportConfig) -> list[Path]:
         raise DataError(f"no records in {', '.join(map(str, config.records))}: make some with latentwire measure")
     config.out.mkdir(parents=True, exist_ok=True)
     written = []
-    for dataset in sorted({record.dataset for record in records}):
-        own = [record for record in records if record.dataset == dataset]
-        for name, draw in (("rate", _draw_rate), ("distortions", _draw_distortions)):
-            figure, axes = plt.subplots(1, len(MODELS), figsize=(11, 4.2), sharey=True)
+    for name in sorted({design(record) for record in records}):
+        own = [record for record in records if design(record) == name]
+        for question, draw in (("rate", _draw_rate), ("distortions", _draw_distortions)):
+            figure, axes = plt.subplots(1, len(MODELS), figsize=(12, 4.4), sharey=True)
             for axis, model in zip(axes, MODELS, strict=True):
                 draw(axis, [record for record in own if record.model == model])
-                axis.set_title(f"{dataset}, {MODELS[model]}")
-            written.append(_save(figure, config.out / f"{dataset}-{name}.png"))
-        table = config.out / f"{dataset}-table.md"
-        table.write_text(_table(own))
+                axis.set_title(f"{name}, {MODELS[model]}")
+            written.append(_save(figure, config.out / f"{name}-{question}.png"))
+        table = config.out / f"{name}-table.md"
+        table.write_text(_comparison(own) + _table(own))
         written.append(table)
     if config.bundles:
         figure, axis = plt.subplots(figsize=(7, 4))
@@ -64,9 +65,15 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def design(record: Record) -> str:
+    """What is alike in pairs that a picture compares: data, backbone, width, folded pixels and cut."""
+    folded = f"-p{record.patch}" if record.patch > 1 else ""
+    return f"{record.dataset}-{record.backbone}-w{record.width}{folded}-cut{record.cut}"
+
+
 def label(record: Record) -> str:
-    """What a curve is called: method, then the variant where it is no full one."""
-    name = METHODS.get(record.method, record.method)
+    """What a curve is called: method and epochs, then the variant where it is no full one."""
+    name = f"{METHODS.get(record.method, record.method)}, {record.epochs} epochs"
     return name if record.variant == "full" else f"{name}, {record.variant}"
 
 
@@ -91,7 +98,7 @@ def over_seeds(records: Iterable[Record]) -> dict[str, list[Point]]:
         groups[label(record), record.rate_scale].append(record)
     curves: dict[str, list[Point]] = defaultdict(list)
     for (name, scale), same in sorted(groups.items()):
-        bits = [r.total_entropy_bits if r.model == "gaussian" else r.ideal_bits for r in same]
+        bits = [bits_of(r) for r in same]
         accuracy = [r.accuracy for r in same]
         spread = float(np.std(accuracy, ddof=1)) if len(same) > 1 else 0.0
         curves[name].append(Point(scale, float(np.mean(bits)), float(np.mean(accuracy)), spread, len(same)))
@@ -135,6 +142,21 @@ def _draw_spread(axis: Axes, bundles: Sequence[str]) -> None:
     axis.set_ylabel("standard deviation over the training set")
     axis.grid(alpha=0.3)
     axis.legend()
+
+
+def _comparison(records: Sequence[Record]) -> str:
+    """Each method against CE-T trained as long, at equal bits."""
+    lines = [
+        "| pair | code | bits | CE-T | method | gain (points) | least | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in ("ce-noise", "duphil", "ldr"):
+        for model, title in MODELS.items():
+            for g in gains(records, method, "ce", model):
+                gain = f"{100 * g.gain:+.2f}" + (f" ± {100 * g.spread:.2f}" if g.seeds > 1 else "")
+                figures = f"{g.bits:g} | {g.baseline:.2%} | {g.method:.2%} | {gain} | {100 * g.least:+.2f} | {g.seeds}"
+                lines.append(f"| {METHODS[method]} | {title} | {figures} |")
+    return "\n".join([*lines, "", ""]) if len(lines) > 2 else ""
 
 
 def _table(records: Sequence[Record]) -> str:

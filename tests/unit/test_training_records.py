@@ -16,6 +16,7 @@ RECORD = Record(
     "digits",
     "resnet18",
     8,
+    1,
     2,
     8,
     "ce",

@@ -11,7 +11,7 @@ from training.records import Record, add_records
 from training.reporting import ReportConfig, over_seeds, run_report
 
 RECORD = Record(
-    *("cifar10", "resnet18", 16, 2, 16, "ce", "full", 0, 24, 1, 2),
+    *("cifar10", "resnet18", 16, 1, 2, 16, "ce", "full", 0, 24, 1, 2),
     *("gaussian", 1.0, "", 100, 1.0, 40.0, 39.0, 39.5, 0.8, "abc", "box"),
 )
 
@@ -20,7 +20,7 @@ def test_means_and_spread_over_seeds() -> None:
     records = [replace(RECORD, seed=seed, accuracy=accuracy) for seed, accuracy in ((0, 0.8), (1, 0.84))]
     records.append(replace(RECORD, method="ldr", model="anchored", accuracy=0.9))
     curves = over_seeds(records)
-    (ce,), (ldr,) = curves["CE-T"], curves["LDR-FT"]
+    (ce,), (ldr,) = curves["CE-T, 24 epochs"], curves["LDR-FT, 24 epochs"]
     assert ce.accuracy == pytest.approx(0.82)
     assert ce.spread == pytest.approx(0.04 / 2**0.5)
     assert (ce.bits, ce.seeds) == (40.0, 2)  # the paper's total entropy
@@ -38,14 +38,15 @@ def test_pictures_and_a_table_are_written(tmp_path: Path) -> None:
     add_records(tmp_path / "cifar10.json", records)
     written = run_report(ReportConfig([tmp_path / "cifar10.json"], tmp_path / "out", ["digits"]))
     assert [path.name for path in written] == [
-        *("cifar10-rate.png", "cifar10-distortions.png", "cifar10-table.md", "latent-spread.png")
+        *(f"cifar10-resnet18-w16-cut2-{kind}" for kind in ("rate.png", "distortions.png", "table.md")),
+        "latent-spread.png",
     ]
     for path in written:
         if path.suffix == ".png":
             with Image.open(path) as picture:
                 assert min(picture.size) > 300
-    table = (tmp_path / "out" / "cifar10-table.md").read_text()
-    assert "| CE-T, truncated | paper's code | 0.5 | 40.00 | 80.00% | 1 |" in table
+    table = (tmp_path / "out" / "cifar10-resnet18-w16-cut2-table.md").read_text()
+    assert "| CE-T, 24 epochs, truncated | paper's code | 0.5 | 40.00 | 80.00% | 1 |" in table
     assert "n = 100 test images; commits abc; box." in table
 
 

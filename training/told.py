@@ -89,10 +89,14 @@ def upgraded_bundle(
     if variant == manifest.default_variant:
         training |= {"method": f"{manifest.training.get('method', '')}+upgrade"}
         training |= {"server_macs": server.macs, "server_parameters": server.parameters}
-    upgraded = replace(entry, decoder=file_entry(entry.decoder.path, content), table=tuple(table))
-    files = {file.path: (bundle.path / file.path).read_bytes() for file in manifest.files()}
-    changed = replace(manifest, variants={**manifest.variants, variant: upgraded}, training=training)
-    return write_bundle(path, changed, {**files, entry.decoder.path: content})
+    others = {name: other for name, other in manifest.variants.items() if name != variant}
+    shared = entry.decoder.path in {other.decoder.path for other in others.values()}
+    decoder_file = file_entry(f"{variant}-upgraded-decoder.onnx" if shared else entry.decoder.path, content)
+    upgraded = replace(entry, decoder=decoder_file, table=tuple(table))
+    changed = replace(manifest, variants={**others, variant: upgraded}, training=training)
+    kept = {file.path for file in changed.files()} - {decoder_file.path}
+    files = {name: (bundle.path / name).read_bytes() for name in kept}
+    return write_bundle(path, changed, {**files, decoder_file.path: content})
 
 
 def _check(bundle: Bundle, variant: str, told: Told, decode: ToldDecoder, encoded: Encoded) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from benchmarks.decoder_upgrade import compare
 from edge_server.pipeline import Answered, Job, Pipeline
-from latentwire.bundle import Bundle, load_bundle
+from latentwire.bundle import Bundle, load_bundle, write_bundle
 from latentwire.cli import app
 from latentwire.datasets import load_test
 from latentwire.errors import BundleError, CheckpointError, TrainingError
@@ -32,7 +32,7 @@ from training.messages import Messages, encode_passes, teach
 from training.models import PairConfig
 from training.onnx_export import load_pair
 from training.progress import Progress
-from training.told import Told
+from training.told import Told, upgraded_bundle
 from training.upgrade import UpgradeConfig, run_upgrade, upgrade_trainer
 
 TINY = PairConfig(width=2, hidden=16, d=4, grid=2, decoder_width=2)
@@ -76,9 +76,9 @@ def trainer_of(config: UpgradeConfig) -> Trainer:
     return upgrade_trainer(config, load_bundle(config.bundle), "full", start, *source_data(start, config.source, None))
 
 
-def messages_of(source: Path, deployed: Bundle, **about: Any) -> Messages:
+def messages_of(source: Path, deployed: Bundle) -> Messages:
     train, _ = source_data(load_checkpoint(source), source, None)
-    passes = encode_passes(OnnxGraph(deployed.encoder_path()), about.get("teachers", []), train, 2, 1, False, 0)
+    passes = encode_passes(OnnxGraph(deployed.encoder_path()), [], train, 2, 1, False, 0)
     return Messages(deployed, "full", passes, torch.device("cpu"))
 
 
@@ -262,6 +262,19 @@ def test_what_does_not_fit_is_refused(source: Path, deployed: Bundle, upgraded: 
 def test_settings_out_of_range(source: Path, deployed: Bundle, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings(source, deployed, source.parent, **change)
+
+
+def test_a_decoder_that_other_variants_share_stays_theirs(source: Path, deployed: Bundle, tmp_path: Path) -> None:
+    variant = deployed.manifest.variant()
+    manifest = replace(deployed.manifest, variants={"full": variant, "twin": replace(variant, table=())})
+    files = {file.path: (deployed.path / file.path).read_bytes() for file in manifest.files()}
+    both = write_bundle(tmp_path / "both", manifest, files)
+    told = Told(load_pair(load_checkpoint(source)).config, WIDTH, None).eval()
+    new = upgraded_bundle(tmp_path / "new", both, "twin", told, load_test("digits"), {})
+    assert new.manifest.variant("full") == variant
+    assert OnnxGraph(new.decoder_path("twin")).conditions == WIDTH
+    assert OnnxGraph(new.decoder_path("full")).conditions == 0
+    assert new.manifest.training == deployed.manifest.training  # they speak of the default variant
 
 
 def test_the_command_with_a_teacher_and_a_wider_decoder(source: Path, deployed: Bundle, tmp_path: Path) -> None:

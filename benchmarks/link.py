@@ -22,19 +22,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from benchmarks.link_hindsight import fixed_rates
 from benchmarks.link_report import Measured, Sample, report, show
 from benchmarks.stream_anchors import stream_order
 from benchmarks.thin_link import SERVER, ThinLink, why_not
+from latentwire.datasets import load_test
 from latentwire.errors import LatentwireError
 from latentwire.report import write_json
 
 PORT = 50051
 SAMPLE_S = 0.25
 STOP_S = 30.0
+FOREVER = 10**9  # images: the source goes round until the sensor is stopped
 PERSISTENCE = 0.95
 
 
@@ -71,6 +72,7 @@ def main(
     max_age_s: Annotated[float | None, typer.Option(help="The limit on images' age.")] = None,
     model: Annotated[str | None, typer.Option(help="Entropy model; default: the bundle's.")] = None,
     fps: Annotated[float | None, typer.Option(help="Images a second.")] = None,
+    each_s: Annotated[float | None, typer.Option(help="How long each step of the link lasts.")] = None,
     data_root: Annotated[Path | None, typer.Option(envvar="LATENTWIRE_DATA")] = None,
     json: Path | None = None,
     picture: Path | None = None,
@@ -80,7 +82,8 @@ def main(
     if reason is not None:
         raise LatentwireError(f"no thin link can be made here: {reason}")
     plan = SHORT if short else LONG
-    plan = replace(plan, max_age_s=max_age_s or plan.max_age_s, model=model, images_per_s=fps or plan.images_per_s)
+    plan = replace(plan, max_age_s=max_age_s or plan.max_age_s, each_s=each_s or plan.each_s)
+    plan = replace(plan, model=model, images_per_s=fps or plan.images_per_s)
     with tempfile.TemporaryDirectory(prefix="latentwire-link-") as folder:
         root = _camera_like(Path(folder), data_root) if plan.source == "cifar10" else None
         measured = run(plan, root, Path(folder))
@@ -99,7 +102,7 @@ def run(plan: Plan, data_root: Path | None, folder: Path) -> Measured:
     results = folder / "results.jsonl"
     with ThinLink(plan.rates[0]) as link, _server(link, plan) as log:
         options = ["--bundle", plan.bundle, "--server", f"{SERVER}:{PORT}", "--source", plan.source]
-        options += ["--name", "link", "--limit", str(round(plan.images_per_s * plan.seconds))]
+        options += ["--name", "link", "--limit", str(FOREVER), "--grace-s", str(STOP_S)]
         options += ["--fps", str(plan.images_per_s), "--results", str(results), "--no-progress"]
         options += ["--rate-control", "auto", "--max-age", f"{plan.max_age_s}s"]
         options += ["--model", plan.model] if plan.model else []
@@ -107,16 +110,14 @@ def run(plan: Plan, data_root: Path | None, folder: Path) -> Measured:
         sensor = subprocess.Popen([*link.at("sensor"), *_latentwire("sensor", options)])
         try:
             start_s, samples = _follow(link, plan, results, sensor)
-            sensor.wait(STOP_S + plan.max_age_s)
-        except subprocess.TimeoutExpired:
-            raise LatentwireError("the sensor did not end: its images were not all answered") from None
         finally:
-            _stop(sensor)
+            _stop(sensor)  # what is in flight is answered
     if sensor.returncode:
         raise LatentwireError(f"the sensor failed with status {sensor.returncode}; {log}")
     lines = [jsonlib.loads(line) for line in results.read_text().splitlines()]
-    answered = sorted((line for line in lines if "sequence" in line), key=lambda line: int(line["sequence"]))
-    return Measured(plan, start_s, tuple(samples), answered, len(lines) - len(answered))
+    answered = sorted((line for line in lines if "label" in line), key=lambda line: int(line["sequence"]))
+    dropped = sum(line.get("dropped") not in (None, "stopped") for line in lines)
+    return Measured(plan, start_s, tuple(samples), answered, dropped)
 
 
 def _follow(link: ThinLink, plan: Plan, results: Path, sensor: "subprocess.Popen[bytes]") -> tuple[float, list[Sample]]:
@@ -169,14 +170,16 @@ def _camera_like(folder: Path, data_root: Path | None) -> Path:
     """A copy of CIFAR-10's test split in an order in which the class persists, as a data root of its own."""
     if data_root is None:
         raise LatentwireError("give --data-root, or LATENTWIRE_DATA: the folder of CIFAR-10")
-    source, target = data_root / "cifar-10-batches-py", folder / "root" / "cifar-10-batches-py"
+    test = load_test("cifar10", data_root)
+    order = stream_order(test.labels, PERSISTENCE, len(test), seed=0)
+    batch = {
+        "labels": test.labels[order].tolist(),
+        "data": test.images[order].transpose(0, 3, 1, 2).reshape(len(test), -1),
+    }
+    target = folder / "root" / "cifar-10-batches-py"
     target.mkdir(parents=True)
-    shutil.copy(source / "batches.meta", target)
-    test = pickle.loads((source / "test_batch").read_bytes(), encoding="bytes")
-    labels = np.asarray(test[b"labels"], np.int64)
-    order = stream_order(labels, PERSISTENCE, len(labels), seed=0)
-    test |= {b"labels": labels[order].tolist(), b"data": test[b"data"][order]}
-    (target / "test_batch").write_bytes(pickle.dumps(test, protocol=2))
+    shutil.copy(data_root / "cifar-10-batches-py" / "batches.meta", target)
+    (target / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
     return folder / "root"
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.codec import Subject, load_subject
+from benchmarks.codec import load_subject
 from benchmarks.link_report import Measured
+from latentwire.operating_point import OperatingPoint
+from training.evaluation import measure
 
 MESSAGE_IMAGES = 128
 DELAY_S = 0.1
@@ -29,19 +31,20 @@ def fixed_rates(measured: Measured, rows: list[dict[str, Any]], data_root: Path 
     frontier = subject.parameters(model).frontier
     around_bits = _around_bits(measured)
     made = []
-    for rate_scale in frontier.rate_scale.tolist():
-        bits, accuracy = _coded(subject, model, rate_scale)
-        ages = _ages(measured, bits, around_bits)
+    for rate_scale in map(float, frontier.rate_scale):
+        point = OperatingPoint.derive(subject.parameters(model), subject.variant, model, rate_scale)
+        row = measure(point, subject.encoded, subject.decode, MESSAGE_IMAGES).row
+        ages = _ages(measured, row.payload_bits, around_bits)
         in_time = ages <= plan.max_age_s
         made.append(
             {
                 "part": "fixed",
                 "model": model,
                 "rate_scale": rate_scale,
-                "payload_bits": bits,
-                "accuracy": accuracy,
+                "payload_bits": row.payload_bits,
+                "accuracy": row.accuracy,
                 "share_in_time": float(in_time.mean()),
-                "accuracy_in_time": accuracy * float(in_time.mean()),
+                "accuracy_in_time": row.accuracy * float(in_time.mean()),
             }
         )
     return made
@@ -53,21 +56,8 @@ def _around_bits(measured: Measured) -> float:
     first, last = measured.samples[0].at_s, measured.samples[-1].at_s
     rows = [row for row in measured.answered if first <= row["sent_s"] < last]
     payload_bits = sum(row["payload_bits"] for row in rows)
-    return max(0.0, (link_bits - payload_bits) / len({row["message"] for row in rows}))
-
-
-def _coded(subject: Subject, model: str, rate_scale: float) -> tuple[float, float]:
-    """Payload bits an image, and accuracy, of the test images in their order."""
-    codec, encoded = subject.codec(model, rate_scale), subject.encoded
-    bits, right = 0, 0
-    for start in range(0, len(encoded.labels), MESSAGE_IMAGES):
-        part = slice(start, start + MESSAGE_IMAGES)
-        head = None if encoded.head_logits is None else encoded.head_logits[part]
-        message = codec.encode(encoded.latent[part], codec.choose(encoded.latent[part], head))
-        latent = codec.decode(message.payload, message.images, message.crc32).latent
-        bits += message.payload_bits
-        right += int((subject.decode(latent).argmax(axis=1) == encoded.labels[part]).sum())
-    return bits / len(encoded.labels), right / len(encoded.labels)
+    messages = len({row["message"] for row in rows})
+    return max(0.0, (link_bits - float(payload_bits)) / messages)
 
 
 def _ages(measured: Measured, bits: float, around_bits: float) -> Floats:

@@ -18,7 +18,6 @@ Floats = NDArray[np.float64]
 AFTER_STEP_S = 3.0  # so long after a step images may be too old
 WAITING_S = 0.2  # an image that waited longer to be sent than a message stays open by itself waits for the link
 WINDOW_S = 2.0  # in which the link's bytes are counted
-BIN_S = 5.0  # of the curves
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +96,8 @@ def report(measured: Measured) -> Rows:
 
 
 def _run_row(measured: Measured, steps: Rows) -> dict[str, Any]:
-    plan, ages = measured.plan, measured.ages_s
-    answered = measured.captured_s + ages
+    plan, ages, captured = measured.plan, measured.ages_s, measured.captured_s
+    answered = captured + ages
     judged = answered >= 0
     for number in range(1, len(plan.rates)):
         judged &= ~((answered >= number * plan.each_s) & (answered < number * plan.each_s + AFTER_STEP_S))
@@ -112,7 +111,7 @@ def _run_row(measured: Measured, steps: Rows) -> dict[str, Any]:
         "source": plan.source,
         "images": images,
         "dropped": measured.dropped,
-        "images_per_s": plan.images_per_s,
+        "images_per_s": images / (captured[-1] - captured[0]),
         "seconds": plan.seconds,
         "max_age_s": plan.max_age_s,
         "age_p95_s": _percentile(ages[judged], 95),
@@ -132,15 +131,16 @@ def _bins(measured: Measured, rungs: NDArray[np.intp]) -> Rows:
     plan, captured, ages = measured.plan, measured.captured_s, measured.ages_s
     in_time = measured.right & (ages <= plan.max_age_s)
     rows: Rows = []
-    for start in np.arange(0, plan.seconds, BIN_S):
-        inside = (captured >= start) & (captured < start + BIN_S)
+    bin_s = plan.each_s / 11
+    for start in np.arange(0, plan.seconds, bin_s):
+        inside = (captured >= start) & (captured < start + bin_s)
         if inside.any():
             rows.append(
                 {
                     "part": "bin",
                     "from_s": float(start),
                     "link_bits_per_s": plan.rate_at(float(start)),
-                    "used_bits_per_s": _share(measured, start, start + BIN_S, 1.0),
+                    "used_bits_per_s": _share(measured, start, start + bin_s, 1.0),
                     "age_p95_s": _percentile(ages[inside], 95),
                     "rate_scale": float(np.median(measured.column("rate_scale")[inside])),
                     "rung": float(np.median(rungs[inside])),
@@ -233,7 +233,7 @@ def show(rows: Rows) -> None:
         f"p95 age outside {AFTER_STEP_S:g} s after a step: {run['age_p95_s']:.2f} s (limit {run['max_age_s']:g} s; "
         f"{run['steps_over_limit']} steps over it); link used while backlogged: "
         f"{said}; rungs when still: at most {run['rungs_when_still']}; "
-        f"{run['images']} images answered, {run['dropped']} dropped"
+        f"{run['images']} images answered, {run['images_per_s']:.0f} a second, {run['dropped']} dropped"
     )
     fixed = [row for row in rows if row["part"] == "fixed"]
     if fixed:

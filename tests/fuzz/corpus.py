@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from latentwire.codec.latent_codec import DecodedBatch
 from latentwire.codec.parameters import CodecParameters
 from latentwire.operating_point import OperatingPoint, OperatingPoints
 from latentwire.v1 import stream_pb2
+from latentwire.wire import MAX_OPERATING_POINTS
 
 BUNDLES = ("digits", "cifar10")
 MESSAGES_OF = (1, 1, 2, 5, 16, 64)  # images; one more has as many as a server takes
 LIMITS = m.Limits()
+FAR_OUT = 1e6  # times as far out as a model expects
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Corpus:
             for model in bundle.manifest.variant().models:
                 self._add_model(bundle, model, random)
         self.batches += [self._batch(number, LIMITS.max_images_per_message, random) for number in self.served]
+        self.slow = self._slow(random)
         self.others = [wire.from_sensor_to_proto(message).SerializeToString() for message in self._others()]
         self.models = [path.read_bytes() for bundle in self.bundles for path in sorted(bundle.path.glob("*.npz"))]
         self.members = [members_of(model) for model in self.models]
@@ -81,10 +84,26 @@ class Corpus:
             self.served[number] = Served(name, bundle, point)
             self.batches += [self._batch(number, images, random) for images in MESSAGES_OF]
 
-    def _batch(self, number: int, images: int, random: np.random.Generator) -> bytes:
+    def _slow(self, random: np.random.Generator) -> list[bytes]:
+        """Valid messages that take the longest: all that may be in one, all of it escaped; hellos of new points."""
+        slow = [self._batch(number, LIMITS.max_images_per_message, random, FAR_OUT) for number in self.served]
+        for number, served in self.served.items():
+            model = served.point.codec.parameters
+            scales = model.rate_min + (model.rate_max - model.rate_min) * random.random(MAX_OPERATING_POINTS)
+            names = []
+            for scale in scales.tolist():
+                point = self.points[served.bundle.digest].get(served.name.variant, served.name.model, scale)
+                names.append(replace(served.name, rate_scale=scale, digest=point.digest, id=len(names) + 1))
+            bundle = served.bundle
+            hello = m.Hello("cam", str(number), bundle.manifest.model_id, bundle.digest, tuple(names))
+            slow.append(wire.from_sensor_to_proto(hello).SerializeToString())
+        return slow
+
+    def _batch(self, number: int, images: int, random: np.random.Generator, spread: float = 1.0) -> bytes:
         codec = self.served[number].point.codec
         latent, anchor = draw(codec.parameters, images, random)
-        level = (random.random(images) < max(codec.point.share, 0.2)).astype(np.int32)
+        latent *= np.float32(spread)
+        level = (random.random(images) < max(codec.point.share, 0.2, spread)).astype(np.int32)
         run = int(random.integers(0, 8)) if images > 1 and len(codec.anchors) > 1 else 0
         coded = codec.encode(latent, Choice(anchor, level, run))
         self.coded[number, images, coded.crc32] = Symbols(anchor, level, coded.indices)

@@ -35,6 +35,8 @@ class Messages:
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
+        # keeping none: what a message costs is what it costs the first time
+        self._points = {bundle.digest: OperatingPoints(bundle, keep=0) for bundle in corpus.bundles}
 
     def __call__(self, data: bytes) -> str:
         """Take one message."""
@@ -56,7 +58,7 @@ class Messages:
                 self._admit(message)
             case m.OperatingPointName():
                 bundle = self._corpus.bundles[0]
-                self._verify(self._corpus.points[bundle.digest], message)
+                self._verify(self._points[bundle.digest], message)
 
     def _decode(self, batch: m.LatentBatch) -> None:
         served = self._corpus.served.get(batch.operating_point)
@@ -74,7 +76,7 @@ class Messages:
     def _admit(self, hello: m.Hello) -> None:
         if hello.protocol_version != m.PROTOCOL_VERSION:
             raise ProtocolVersionError("another version")
-        points = self._corpus.points.get(hello.bundle_digest)
+        points = self._points.get(hello.bundle_digest)
         if points is None:
             raise BundleMismatchError("another bundle")
         for name in hello.operating_points:

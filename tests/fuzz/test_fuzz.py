@@ -42,7 +42,7 @@ def test_mutated_messages_are_exact_or_refused_quickly_and_in_little_memory(
 
 def test_what_is_valid_is_decoded(corpus: Corpus, tmp_path: Path) -> None:
     messages, models, manifests = Messages(corpus), Models(), Manifests(tmp_path)
-    assert {messages(batch) for batch in corpus.batches} == {DECODED}
+    assert {messages(content) for content in (*corpus.batches, *corpus.slow)} == {DECODED}
     assert {models(model) for model in corpus.models} == {DECODED}
     assert manifests(corpus.manifests[0]) == DECODED
 

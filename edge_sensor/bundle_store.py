@@ -107,7 +107,7 @@ class BundleStore:
         return digest != self._configured.digest
 
     def open(self, digest: str, variant: str | None) -> Bundle:
-        """A bundle, the files of one variant verified anew; BundleError if it cannot be used."""
+        """A bundle, with the variants whose files are here; BundleError if ``variant`` cannot be used."""
         if not self.is_stored(digest):
             return self._configured
         folder = self._bundles / digest
@@ -116,7 +116,9 @@ class BundleStore:
         if found != digest:
             raise BundleCorruptError(f"{folder / MANIFEST} is not the manifest that was stored")
         self._check_signature(content, read_signature(folder), manifest)
-        return load_bundle(folder, "sensor", (variant or manifest.default_variant,))
+        variant = variant or manifest.default_variant
+        whole = [name for name in manifest.variants if name != variant and self._is_whole(folder, manifest, name)]
+        return load_bundle(folder, "sensor", (variant, *whole))
 
     def manifest(self, digest: str) -> Manifest | None:
         """A stored bundle's manifest; None if it must be fetched."""
@@ -242,6 +244,9 @@ class BundleStore:
             check_signature(content, signature, self._key, manifest.model_id)
         elif len(signature) > SIGNATURE_BYTES:
             raise BundleCorruptError(f"the signature of bundle {manifest.model_id!r} is none")
+
+    def _is_whole(self, folder: Path, manifest: Manifest, variant: str) -> bool:
+        return all(_holds(folder / entry.path, entry) for entry in manifest.files("sensor", (variant,)))
 
     def _copied(self, folder: Path, entry: FileEntry) -> bool:
         """Whether a file of another bundle here is this one; then it is copied."""

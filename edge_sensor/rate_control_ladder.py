@@ -13,8 +13,8 @@ def ladder(bundle: Bundle, variant: str, model: str) -> tuple[Rung, ...]:
     """
     own = _knots(bundle, variant, model)
     cheaper: list[Rung] = []
-    for name, entry in bundle.manifest.variants.items():
-        if name != variant and model in entry.models:
+    for name in bundle.variants:
+        if name != variant and model in bundle.manifest.variant(name).models:
             cheaper += [rung for rung in _knots(bundle, name, model) if rung.bits < own[0].bits]
     return tuple(_rising(sorted(cheaper, key=lambda rung: rung.bits) + own))
 

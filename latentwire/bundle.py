@@ -138,13 +138,15 @@ class Manifest:
 
 class Bundle:
     """A verified bundle. ``digest`` is the sha256 of manifest.json in hex, which names the bundle on the wire;
-    ``sensor_digest`` that of the part which sensor and server must hold alike."""
+    ``sensor_digest`` that of the part which sensor and server must hold alike; ``variants`` are those whose files are
+    there, mostly all."""
 
-    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
+    def __init__(self, path: Path, manifest: Manifest, digest: str, variants: Collection[str] | None = None) -> None:
         self.path = path
         self.manifest = manifest
         self.digest = digest
         self.sensor_digest = sensor_digest(manifest)
+        self.variants = tuple(manifest.variants if variants is None else variants)
         self._parameters = lru_cache(maxsize=16)(self._read_parameters)
 
     def encoder_path(self, variant: str | None = None) -> Path:
@@ -203,7 +205,7 @@ def load_bundle(path: str | Path, part: Part = "all", variants: Collection[str] 
     manifest, digest = read_manifest(folder)
     for entry in manifest.files(part, variants):
         verify_file(folder / entry.path, entry)
-    return Bundle(folder, manifest, digest)
+    return Bundle(folder, manifest, digest, variants)
 
 
 def shipped_bundles() -> list[str]:

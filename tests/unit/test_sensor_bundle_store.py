@@ -11,6 +11,7 @@ import pytest
 from edge_sensor import bundle_store
 from edge_sensor.bundle_fetch import MAX_PIECE_BYTES, MIN_PIECE_BYTES, next_piece_bytes
 from edge_sensor.bundle_store import BundleStore, Choice
+from edge_sensor.rate_control_ladder import ladder
 from latentwire.bundle import MANIFEST, Bundle, FileEntry
 from latentwire.errors import BundleCorruptError, BundleError, BundleVersionError
 
@@ -61,7 +62,13 @@ def test_another_variant_of_the_same_bundle_takes_no_place_from_the_one_before(
     store = open_store(tmp_path, configured)
     take(store, made)
     store.chose(made.digest, "full")
+    fetched = store.open(made.digest, "full")
+    assert fetched.variants == ("full",)
+    assert {rung.variant for rung in ladder(fetched, "full", "gaussian")} == {"full"}  # rate control uses what is here
+    with pytest.raises(BundleCorruptError, match=r"turned-encoder\.onnx cannot be read"):
+        store.open(made.digest, "turned")
     assert take(store, made, "turned") == ["turned-encoder.onnx"]
+    assert store.open(made.digest, "turned").variants == ("turned", "full")
     store.chose(made.digest, "turned")
     assert store.choices() == (Choice(made.digest, "turned"), Choice(configured.digest, None))
     store.close()

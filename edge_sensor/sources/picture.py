@@ -23,7 +23,7 @@ from latentwire.bundle import InputSpec
 from latentwire.errors import ImageError
 
 MAX_PIXELS = 1 << 26  # 64 Mpixel: a decoder must not take the sensor's whole memory
-_DRAFT_FACTOR = 4  # a JPEG is decoded at no more than about so many times the size that is needed
+DRAFT_FACTOR = 4  # a large picture is decoded or first scaled to about so many times the size that is needed
 
 # Between Pillow's two limits on pixels it only warns; a sensor refuses.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -44,7 +44,7 @@ def _read(file: Path | io.BytesIO, name: str, spec: InputSpec) -> NDArray[np.uin
         with Image.open(file) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {picture.width} x {picture.height} pixels are too many; scale it down")
-            side = _DRAFT_FACTOR * max(spec.width, spec.height)
+            side = DRAFT_FACTOR * max(spec.width, spec.height)
             picture.draft(None, (side, side))
             picture.load()
             return fit_picture(ImageOps.exif_transpose(picture), spec)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -114,3 +115,9 @@ async def test_a_port_that_is_taken_is_said() -> None:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ListenError, match="give another --metrics"):
             await serve_metrics(listen, lambda: VITALS)
+
+
+def test_the_operator_is_told_of_every_metric() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    names = {name.partition("{")[0] for name in EXPECTED} | {"info"}
+    assert {name for name in names if f"`{name}" not in text} == set()

@@ -172,6 +172,23 @@ def make_jpegs(path: Path) -> Path:
     return path
 
 
+def test_a_large_picture_comes_out_as_a_file_of_it_would(tmp_path: Path) -> None:
+    """It takes a way of its own, for speed."""
+    av = pytest.importorskip("av")
+    noise = np.random.default_rng(0).integers(0, 255, (9, 16, 3)).astype(np.uint8)
+    picture = Image.fromarray(noise).resize((640, 360), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "picture.png")
+    with av.open(str(tmp_path / "film.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "bgr0"
+        container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    (filmed,), (read_,) = (frames(read(tmp_path / name, RGB)) for name in ("film.mkv", "picture.png"))
+    difference = np.abs(filmed.image.astype(int) - read_.image.astype(int))
+    assert difference.max() <= 6
+    assert difference.mean() < 1.5
+
+
 def test_a_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "plain.mp4").rename("rec 12:30.mp4")

@@ -31,13 +31,13 @@ class UntilStopped:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.images, self.labels = factories.make_images(60)
+        self.given = 0
 
     def __iter__(self) -> Iterator[Frame]:
-        number = 0
         while not self.stop.wait(IMAGE_S):
-            at = number % len(self.images)
-            yield Frame(str(number), self.images[at], int(self.labels[at]), time.monotonic())
-            number += 1
+            at = self.given % len(self.images)
+            yield Frame(str(self.given), self.images[at], int(self.labels[at]), time.monotonic())
+            self.given += 1
 
 
 @dataclass
@@ -82,12 +82,18 @@ class Pair:
         """
         self.source.stop.set()
         report = await self.sensor
-        rows = sorted(rows_of(self.world / "results.jsonl"), key=lambda row: row["sequence"])
-        assert [row["sequence"] for row in rows] == list(range(report.images_sent))
+        turns = turns_of(self.world)
+        assert len(turns) == report.images_sent
         assert not report.dropped
-        assert [row["item"] for row in rows] == [str(number) for number in range(len(rows))]
-        truths = [factories.CLASSES.index(row["truth"]) for row in rows]
-        return [(row["label_index"] - truth) % factories.D for row, truth in zip(rows, truths, strict=True)]
+        return turns
+
+
+def turns_of(world: Path) -> list[int]:
+    """How many classes each image's answer is after its own, in order; each has one, and none is left out."""
+    rows = sorted(rows_of(world / "results.jsonl"), key=lambda row: row["sequence"])
+    assert [row["sequence"] for row in rows] == list(range(len(rows)))
+    truths = [factories.CLASSES.index(row["truth"]) for row in rows]
+    return [(row["label_index"] - truth) % factories.D for row, truth in zip(rows, truths, strict=True)]
 
 
 @asynccontextmanager

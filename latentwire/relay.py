@@ -1,22 +1,28 @@
-"""A TCP relay that counts what crosses it: wire bits are measured at the socket."""
+"""A TCP relay that counts what crosses it, and may be thin: wire bits are measured at the socket."""
 
 import asyncio
 import bisect
+import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 _CHUNK = 1 << 16
+_THIN_CHUNK = 128  # bytes: the packets of a thin relay
+_THIN_BUFFER = 2048  # a thin relay must not hold what its link has not carried, or nobody sees the queue
 
 
 class CountingRelay:
     """Forwards a free loopback port to ``target`` (host, port) from a thread of its own, while in its ``with`` block.
 
     ``up_bytes_at(t)`` and ``down_bytes_at(t)`` tell how many bytes had come from the client, and from the server, by
-    time t (``time.monotonic`` seconds, which all processes of a machine share).
+    time t (``time.monotonic`` seconds, which all processes of a machine share). With ``up_bits_per_s``, which may be
+    changed at any time, what comes from the client is let through no faster.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, up_bits_per_s: float | None = None) -> None:
+        self.up_bits_per_s = up_bits_per_s
         self._target = host, port
         self._up = _Count()
         self._down = _Count()
@@ -50,7 +56,13 @@ class CountingRelay:
         self._loop.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        thin = self.up_bits_per_s is not None
+        if thin:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _THIN_BUFFER)
+        limit = _THIN_CHUNK if thin else _CHUNK
+        server = await asyncio.start_server(self._connect, sock=listening, limit=limit)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
@@ -68,9 +80,8 @@ class CountingRelay:
             writer.close()
             return
         try:
-            await asyncio.gather(
-                _forward(reader, far_writer, self._up), _forward(far_reader, writer, self._down), return_exceptions=True
-            )
+            up = _forward(reader, far_writer, self._up, lambda: self.up_bits_per_s)
+            await asyncio.gather(up, _forward(far_reader, writer, self._down), return_exceptions=True)
         except asyncio.CancelledError:  # the relay ends: what is under way is not delivered
             writer.transport.abort()
             far_writer.transport.abort()
@@ -91,9 +102,16 @@ class _Count:
         return self._totals[bisect.bisect_right(self._times, time_s) - 1]
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: _Count) -> None:
+async def _forward(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    count: _Count,
+    bits_per_s: Callable[[], float | None] = lambda: None,
+) -> None:
     try:
-        while data := await reader.read(_CHUNK):
+        while data := await reader.read(_CHUNK if bits_per_s() is None else _THIN_CHUNK):
+            if rate := bits_per_s():
+                await asyncio.sleep(8 * len(data) / rate)
             count.add(len(data))
             writer.write(data)
             await writer.drain()

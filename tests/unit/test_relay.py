@@ -115,3 +115,13 @@ def test_it_ends_with_a_connection_still_open(echo: int) -> None:
         assert connection.recv(1) == b""
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", relay.port), timeout=1)
+
+
+def test_a_thin_relay_lets_no_more_through(echo: int) -> None:
+    with CountingRelay("127.0.0.1", echo, up_bits_per_s=80_000.0) as relay:
+        started_s = time.monotonic()
+        assert exchange(relay.port, b"x" * 5000) == b"x" * 5000 * FACTOR
+        assert time.monotonic() - started_s >= 0.45, "40,000 bits at 80,000 a second"
+        assert relay.up_bytes_at(started_s + 0.2) <= 128 + 0.2 * 80_000 / 8, "counted as they cross"
+        relay.up_bits_per_s = 1e9
+        assert exchange(relay.port, b"y" * 5000) == b"y" * 5000 * FACTOR

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_sensor.coder import MessageCoder, Tuning
+from edge_sensor.coder import Caps, MessageCoder, Tuning
 from edge_sensor.encoder import Latents, OnnxEncoder
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.sources import Frame
@@ -49,7 +49,14 @@ class FixedEncoder:
 class Coding:
     """A coder with ``count`` images in its queue."""
 
-    def __init__(self, bundle: Bundle, count: int, latent: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        count: int,
+        latent: NDArray[np.float32] | None = None,
+        rate_scale: float | None = None,
+        caps: Caps | None = None,
+    ) -> None:
         images, _ = factories.make_images(count)
         self.queue = FrameQueue(count)
         for number, image in enumerate(images):
@@ -62,8 +69,9 @@ class Coding:
             lambda item, reason: self.drops.append((item, reason)),
             delay_s=0.0,
             observer=lambda *seen: self.seen.append(seen),
+            caps=caps or Caps(),
         )
-        point = tuner(bundle).point(None, "anchored", None)
+        point = tuner(bundle).point(None, "anchored", rate_scale)
         encoder = tuner(bundle).encoder("full") if latent is None else FixedEncoder(latent)
         name = OperatingPointName(3, point.variant, point.model, point.rate_scale, point.digest)
         self.tuning = Tuning(point, name, encoder, bundle)
@@ -207,3 +215,46 @@ def test_a_command_changes_what_it_names_and_keeps_the_rest(bundle: Bundle) -> N
         ("small", "anchored", 3.0),
         ("full", "gaussian", 3.0),
     ]
+
+
+def far_out(count: int) -> NDArray[np.float32]:
+    """Latents at the first anchor, every third so far from all of them that its residual costs much."""
+    latent = np.tile(np.array([factories.ANCHOR, 0, 0, 0], np.float32), (count, 1))
+    latent[::3] += np.array([500.0, 400.0, 300.0, 200.0], np.float32)
+    return latent
+
+
+def test_an_image_over_the_cap_is_sent_as_its_anchor_alone(bundle: Bundle) -> None:
+    plain = Coding(bundle, 9, far_out(9), rate_scale=factories.RATE_MAX)
+    capped = Coding(bundle, 9, far_out(9), rate_scale=factories.RATE_MAX, caps=Caps(image_bits=40.0))
+    (free,), (held,) = plain.next(0, 9) or [], capped.next(0, 9) or []
+    assert max(picture.ideal_bits for picture in free.pictures) > 40
+    assert max(picture.ideal_bits for picture in held.pictures) <= 40
+    assert [picture.level for picture in held.pictures] == [0, 1, 1] * 3
+    assert capped.drops == []
+    ((_, coded),) = capped.seen
+    decoded = capped.tuning.point.codec.decode(held.batch.payload, 9, held.batch.crc32)
+    assert (decoded.level == coded.level).all(), "and what is sent decodes"
+
+
+def test_an_image_that_no_level_brings_under_the_cap_is_dropped(bundle: Bundle) -> None:
+    coding = Coding(bundle, 6, far_out(6), rate_scale=factories.RATE_MAX, caps=Caps(image_bits=8.0))
+    messages = coding.next(4, 6) or []
+    sent = [picture for message in messages for picture in message.pictures]
+    assert all(picture.ideal_bits <= 8 for picture in sent)
+    assert len(sent) + len(coding.drops) == 6
+    assert {reason for _, reason in coding.drops} == {"over_cap"}
+    assert coding.drops, "at this rate scale level 0 is so improbable that it costs 24 bits"
+    assert [message.batch.first_sequence for message in messages] == [4][: len(messages)]
+
+
+@pytest.mark.parametrize("cap", [64, 100, 1000])
+def test_no_message_passes_the_cap_and_none_of_its_images_is_lost(bundle: Bundle, cap: int) -> None:
+    images, _ = factories.make_images(64)
+    coding = Coding(
+        bundle, 64, factories.make_latents(images), rate_scale=factories.RATE_MAX, caps=Caps(message_bits=cap)
+    )
+    messages = coding.next(0, 64) or []
+    assert max(8 * len(message.batch.payload) for message in messages) <= cap
+    assert [s for m in messages for s in range(m.batch.first_sequence, m.end)] == list(range(64))
+    assert coding.drops == []

@@ -22,7 +22,7 @@ class MadeUp:
 
     def __post_init__(self) -> None:
         self.variants = {name: SimpleNamespace(models=("m",)) for name in self.knots}
-        self.manifest = SimpleNamespace(variants=self.variants)
+        self.manifest = SimpleNamespace(variant=self.variants.__getitem__)
 
     def codec_parameters(self, variant: str, model: str) -> SimpleNamespace:
         scales, bits = map(np.array, self.knots[variant])

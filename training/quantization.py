@@ -22,7 +22,7 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process  # type: ignore[import-untyped]
 
-from latentwire.bundle import Bundle, write_bundle
+from latentwire.bundle import Bundle, ModelEntry, write_bundle
 from latentwire.errors import TrainingError
 from training.bundling import Splits, make_variant
 from training.inference import OnnxGraph
@@ -75,11 +75,17 @@ def add_int8(
         _check(bundle.encoder_path(), encoder, decoder, splits.validation.images)
         variant, files = make_variant(INT8, encoder, decoder, splits, progress, step_rule, clusters)
     del files[variant.decoder.path]
-    variant = replace(variant, decoder=default.decoder)  # one file serves both
+    # One decoder serves both, and so does one default: where along the knob it lies is decided by a few images.
+    models = {name: _with_default(model, default.models[name].rate_default) for name, model in variant.models.items()}
+    variant = replace(variant, decoder=default.decoder, models=models)
     kept = {name: other for name, other in bundle.manifest.variants.items() if name != INT8}
     present = replace(bundle.manifest, variants=kept)
     files |= {entry.path: (bundle.path / entry.path).read_bytes() for entry in present.files()}
     return write_bundle(bundle.path, replace(present, variants={**kept, INT8: variant}), files)
+
+
+def _with_default(model: ModelEntry, rate_scale: float) -> ModelEntry:
+    return replace(model, rate_default=min(max(rate_scale, model.rate_min), model.rate_max))
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

@@ -39,6 +39,8 @@ def test_the_variant_has_its_own_encoder_and_models_and_the_same_decoder(bundle:
     assert int8.encoder.sha256 != full.encoder.sha256
     assert (int8.d, int8.head, sorted(int8.models)) == (full.d, full.head, sorted(full.models))
     assert all(model.file.path == f"int8-{name}.npz" for name, model in int8.models.items())
+    for name, model in int8.models.items():
+        assert model.rate_default == full.models[name].rate_default
     assert not (bundle.path / "int8-decoder.onnx").exists()
 
 

@@ -48,7 +48,7 @@ golden: .venv-dev/.done ## write the golden vectors anew; only on purpose, with 
 
 # Asked for by path, so that a make that was stopped half-way starts again.
 .venv/.done: $(REQUIREMENTS)
-	$(call install,.venv,sensor$(comma)server)
+	$(call install,.venv,sensor$(comma)server$(comma)bench)
 
 .venv-dev/.done: $(REQUIREMENTS)
 	$(call install,.venv-dev,sensor$(comma)server$(comma)training$(comma)dev)

@@ -1,18 +1,21 @@
 """``latentwire bench codec``: what the code costs and keeps, over the whole range of the knob, through the real codec.
 
 A row's ``part`` tells them apart: ``knob`` (accuracy and bits at the frontier's knots and between them), ``message``
-(bits in messages of 1 to 256 images), and the speeds of ``codec_speed.py``.
+(bits in messages of 1 to 256 images), ``other coder``, ``picture`` (files of the same images, classified), and the
+speeds of ``codec_speed.py``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.codec_speed import bulk_decoding, portable_coder, sensor_time
 from benchmarks.other_coders import load_rans, through_other_coders
+from benchmarks.pictures import Images, need_jpeg_xl, pictures, whole_network
 from latentwire.bundle import Bundle, load_bundle
 from latentwire.codec.choice import log_posterior
 from latentwire.codec.latent_codec import EncodedBatch, LatentCodec
@@ -38,7 +41,8 @@ Progress = Callable[[str], None]
 class CodecBenchConfig:
     """``bundles`` are folders or names of shipped bundles; ``data`` the test set, by default the one that each
     bundle was trained for; ``speed`` whether times are taken too; ``wire`` whether messages are also sent from a
-    sensor's process to a server's; ``compressai`` where that package lies, if it does."""
+    sensor's process to a server's; ``compressai`` where that package lies, if it does; ``pictures`` whether the test
+    images are sent as picture files too, which ``network``, a checkpoint, classifies, or else the pair itself."""
 
     bundles: tuple[str, ...]
     data: str | None = None
@@ -46,6 +50,13 @@ class CodecBenchConfig:
     speed: bool = True
     wire: bool = False
     compressai: Path | None = None
+    pictures: bool = True
+    network: Path | None = None
+
+    def __post_init__(self) -> None:
+        """ValueError where a network is given for several bundles, or for nothing."""
+        if self.network is not None and (len(self.bundles) != 1 or not self.pictures):
+            raise ValueError("--network goes with one --bundle, and with pictures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,16 @@ class Subject:
         """The codec at an operating point."""
         return OperatingPoint.derive(self.parameters(model), self.variant, model, rate_scale).codec
 
+    def whole_answers(self, encoded: Encoded) -> NDArray[np.int64]:
+        """The pair's labels (N,) with nothing quantized in between."""
+        model = self.bundle.manifest.variant().default_model
+        parameters = self.parameters(model)
+        point = OperatingPoint.derive(parameters, self.variant, model, parameters.rate_max)
+        anchor = log_posterior(parameters, encoded.latent, encoded.head_logits).argmax(axis=1).astype(np.int32)
+        logits = at_point(self.decode, point)(encoded.latent, anchor, np.ones_like(anchor))
+        answers: NDArray[np.int64] = logits.argmax(axis=1)
+        return answers
+
     def row(self, part: str) -> Row:
         """What the rows of a part begin with."""
         name = self.bundle.manifest.model_id
@@ -94,6 +115,8 @@ def load_subject(name: str, data: str | None = None, data_root: Path | None = No
 def run_codec_bench(config: CodecBenchConfig, progress: Progress = lambda _: None) -> list[Row]:
     """Measure every bundle; the rows of all parts."""
     rows: list[Row] = []
+    if config.pictures:
+        need_jpeg_xl()  # before minutes have gone by
     ans = None if config.compressai is None else load_rans(config.compressai)
     for name in config.bundles:
         progress(f"{name}: encoding the test set")
@@ -103,6 +126,8 @@ def run_codec_bench(config: CodecBenchConfig, progress: Progress = lambda _: Non
         if config.wire:
             rows += wire(subject, name, config.data_root, progress)
         rows += other_coders(subject, ans, progress)
+        if config.pictures:
+            rows += as_pictures(subject, config.network, progress)
         if config.speed:
             progress(f"{name}: the codec's time on the sensor, and bulk decoding")
             spots = {model: _ends_and_default(subject, model) for model in subject.models}
@@ -116,13 +141,9 @@ def run_codec_bench(config: CodecBenchConfig, progress: Progress = lambda _: Non
 
 def knob(subject: Subject, progress: Progress) -> list[Row]:
     """Accuracy and bits at every knot of each model's frontier and half-way between knots, and of the bare pair."""
-    model, encoded = subject.bundle.manifest.variant().default_model, subject.encoded
-    finest = subject.parameters(model).rate_max
-    point = OperatingPoint.derive(subject.parameters(model), subject.variant, model, finest)
-    anchor = log_posterior(point.codec.parameters, encoded.latent, encoded.head_logits).argmax(axis=1).astype(np.int32)
-    answers = at_point(subject.decode, point)(encoded.latent, anchor, np.ones_like(anchor)).argmax(axis=1)
-    whole = float(np.mean(answers == subject.encoded.labels))
-    rows: list[Row] = [subject.row("pair") | {"images": len(answers), "accuracy": whole}]
+    labels = subject.encoded.labels
+    whole = float(np.mean(subject.whole_answers(subject.encoded) == labels))
+    rows: list[Row] = [subject.row("pair") | {"images": len(labels), "accuracy": whole}]
     for model in subject.models:
         for scale in _positions(subject.parameters(model)):
             progress(f"{subject.dataset.name}: {model} at {scale:.3g}")
@@ -171,6 +192,18 @@ def other_coders(subject: Subject, ans: Any | None, progress: Progress) -> list[
                 start = subject.row("other coder") | {"model": model, "rate_scale": scale, "images_per_message": size}
                 rows += [start | row for row in through_other_coders(codec, coded, ans)]
     return rows
+
+
+def as_pictures(subject: Subject, network: Path | None, progress: Progress) -> list[Row]:
+    """Accuracy against bytes of the test images as picture files, classified by a network on the server's side."""
+
+    def pair(images: Images) -> NDArray[np.int64]:
+        encoded = encode_dataset(subject.bundle, None, replace(subject.dataset, images=images))
+        return subject.whole_answers(encoded)
+
+    classify = pair if network is None else whole_network(network, subject.dataset)
+    start = subject.row("picture") | {"classifier": "the pair itself" if network is None else str(network)}
+    return [start | row for row in pictures(subject.dataset, classify, progress)]
 
 
 def _message_bits(codec: LatentCodec, encoded: Encoded, size: int) -> Row:

@@ -89,7 +89,7 @@ class Deflate:
 
 
 def through_other_coders(codec: LatentCodec, messages: list[EncodedBatch], ans: Any | None) -> list[dict[str, Value]]:
-    """Bits an image of ``messages`` by each coder, and as a ratio to ours."""
+    """Bits an image of ``messages`` by each coder, and as a ratio to ours, None where ours takes none."""
     coders: list[Rans | Deflate] = [Deflate()] if ans is None else [Rans(ans, codec), Deflate()]
     images = sum(message.images for message in messages)
     ours = sum(message.payload_bits for message in messages) / images
@@ -97,7 +97,7 @@ def through_other_coders(codec: LatentCodec, messages: list[EncodedBatch], ans: 
     rows: list[dict[str, Value]] = [{"coder": "ours", "payload_bits": ours, "ratio": 1.0}]
     for coder in coders:
         bits = sum(8 * len(coder.encode(message)) for message in messages) / images
-        rows.append({"coder": coder.name, "payload_bits": bits, "ratio": bits / ours})
+        rows.append({"coder": coder.name, "payload_bits": bits, "ratio": bits / ours if ours else None})
     return [{"images": images, "ideal_bits": ideal} | row | {"against": "ours"} for row in rows]
 
 

@@ -2,16 +2,16 @@
 
     python -m benchmarks.pictures CHECKPOINT [--data-root DIR] [--codec docs/results/codec.json] [--json FILE]
 
-The CIFAR-10 test images as JPEG, WebP, AVIF and JPEG XL files at several qualities, decoded, and classified by the
-checkpoint's network, which was trained as ours was but with all its stages in one piece; beside them our payloads, from
-the rows of ``latentwire bench codec``. Bytes are whole files, headers in; for JPEG also without what an agreed header
-and tables would save: a user who cares can leave these out.
+The test images as JPEG, WebP, AVIF and JPEG XL files at several qualities, decoded, and classified. ``latentwire bench
+codec`` does so for each bundle, by its own pair with nothing quantized in between; this program for CIFAR-10 by a
+checkpoint's network, which was trained as ours was but with all its stages in one piece, beside our payloads from the
+rows of that command. Bytes are whole files, headers in; for JPEG also without what an agreed header and tables would
+save: a user who cares can leave these out.
 """
 
 import io
 import json as json_module
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -21,13 +21,13 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from latentwire.datasets import Dataset, load_test
+from latentwire.errors import LatentwireError
 from latentwire.report import Value, write_json
 from training.inference import OnnxGraph
-from training.onnx_export import export_onnx
 
 Images = NDArray[np.uint8]
 Classify = Callable[[Images], NDArray[np.int64]]
@@ -44,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AVIF": {"speed": 4, "max_threads": 1},
     "JXL": {"effort": 7, "num_threads": 1},
 }
+BARE = ", its coded data alone"
 NAMES = {"JPEG": "JPEG", "WEBP": "WebP", "AVIF": "AVIF", "JXL": "JPEG XL"}
 
 
@@ -54,43 +55,69 @@ def main(
     json: Path | None = None,
 ) -> None:
     """Measure and print."""
-    import pillow_jxl  # noqa: F401  # teaches Pillow JPEG XL
-
     dataset = load_test("cifar10", data_root)
-    with TemporaryDirectory() as folder:
-        exported = export_onnx(checkpoint, Path(folder), dataset.images[:256])
-        encoder, decoder = OnnxGraph(exported.encoder, 1), OnnxGraph(exported.decoder, 1)
-    classify = partial(_classify, encoder, decoder)
-    start: dict[str, Value] = {"data": dataset.name, "images": len(dataset)}
-    rows = [start | row for row in _pictures(dataset, classify)]
+    start: dict[str, Value] = {"data": dataset.name}
+    with Progress() as bar:
+        task = bar.add_task("pictures", total=None)
+        found = pictures(dataset, whole_network(checkpoint, dataset), lambda said: bar.update(task, description=said))
+    rows = [start | row for row in found]
     rows += [start | row for row in _payloads(json_module.loads(codec.read_text())["rows"])]
     Console(width=110).print(_table(rows))
     write_json(json, rows)
 
 
-def _classify(encoder: OnnxGraph, decoder: OnnxGraph, images: Images) -> NDArray[np.int64]:
-    labels: NDArray[np.int64] = decoder.run(encoder.run(images)["latent"])["logits"].argmax(axis=1)
-    return labels
+def need_jpeg_xl() -> None:
+    """Teach Pillow JPEG XL; LatentwireError where the plugin is not installed."""
+    try:
+        import pillow_jxl  # noqa: F401
+    except ImportError:
+        raise LatentwireError("JPEG XL needs a plugin: pip install 'latentwire[bench]', or --no-pictures") from None
 
 
-def _pictures(dataset: Dataset, classify: Classify) -> Iterable[dict[str, Value]]:
+def whole_network(checkpoint: Path, dataset: Dataset) -> Classify:
+    """A checkpoint's encoder and decoder in one go."""
+    from training.onnx_export import export_onnx  # with torch
+
+    with TemporaryDirectory() as folder:
+        exported = export_onnx(checkpoint, Path(folder), dataset.images[:256])
+        encoder, decoder = OnnxGraph(exported.encoder, 1), OnnxGraph(exported.decoder, 1)
+
+    def classify(images: Images) -> NDArray[np.int64]:
+        labels: NDArray[np.int64] = decoder.run(encoder.run(images)["latent"])["logits"].argmax(axis=1)
+        return labels
+
+    return classify
+
+
+def pictures(dataset: Dataset, classify: Classify, progress: Callable[[str], None]) -> Iterator[dict[str, Value]]:
+    """Bytes and accuracy of the test images as they are, and as files of each format and quality."""
+    need_jpeg_xl()
+    images: dict[str, Value] = {"images": len(dataset)}
     raw = float(np.mean(classify(dataset.images) == dataset.labels))
-    yield {"format": "raw", "quality": None, "bytes": float(dataset.images[0].size), "accuracy": raw}
-    for kind, quality in track([(k, q) for k, qs in QUALITIES.items() for q in qs], "pictures"):
+    yield images | {"format": "raw", "quality": None, "bytes": float(dataset.images[0].size), "accuracy": raw}
+    for kind, quality in ((kind, quality) for kind, qualities in QUALITIES.items() for quality in qualities):
+        progress(f"{dataset.name}: {NAMES[kind]}, quality {quality}")
         files = [_file(image, kind, quality) for image in dataset.images]
-        decoded = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
+        decoded = np.stack([_read(file, dataset.images.shape[3]) for file in files])
         right = float(np.mean(classify(decoded) == dataset.labels))
         sizes = float(np.mean([len(file) for file in files]))
-        yield {"format": NAMES[kind], "quality": quality, "bytes": sizes, "accuracy": right}
+        yield images | {"format": NAMES[kind], "quality": quality, "bytes": sizes, "accuracy": right}
         if kind == "JPEG":
             bare = float(np.mean([_entropy_coded_bytes(file) for file in files]))
-            yield {"format": "JPEG, its coded data alone", "quality": quality, "bytes": bare, "accuracy": right}
+            yield images | {"format": f"{kind}{BARE}", "quality": quality, "bytes": bare, "accuracy": right}
 
 
 def _file(image: Images, kind: str, quality: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=kind, quality=quality, **SETTINGS[kind])
+    Image.fromarray(image.squeeze(axis=2) if image.shape[2] == 1 else image).save(
+        buffer, format=kind, quality=quality, **SETTINGS[kind]
+    )
     return buffer.getvalue()
+
+
+def _read(file: bytes, channels: int) -> Images:
+    pixels: Images = np.asarray(Image.open(io.BytesIO(file)).convert("RGB" if channels == 3 else "L"))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _entropy_coded_bytes(file: bytes) -> int:

@@ -35,15 +35,21 @@ def bench_codec(
     compressai: Annotated[
         Path | None, typer.Option(help="Folder that holds compressai (pip install --no-deps --target): its coder too.")
     ] = None,
+    pictures: Annotated[bool, typer.Option(help="Send the images as JPEG, WebP, AVIF and JPEG XL files too.")] = True,
+    network: Annotated[
+        Path | None, typer.Option(help="A checkpoint that classifies these pictures; default: the bundle's own pair.")
+    ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Accuracy and bits over the whole range of the knob, bits in messages of every size, and the codec's speed."""
+    """Accuracy and bits over the whole range of the knob, bits in messages of every size, the codec's speed, and what a
+    user would send instead."""
     from benchmarks.codec import CodecBenchConfig, run_codec_bench
     from benchmarks.codec_targets import targets
     from latentwire.bundle import shipped_bundles
     from latentwire.report import write_json
 
-    config = CodecBenchConfig(tuple(bundle or shipped_bundles()), data, data_root, speed, wire, compressai)
+    bundles = tuple(bundle or shipped_bundles())
+    config = CodecBenchConfig(bundles, data, data_root, speed, wire, compressai, pictures, network)
     with Console(stderr=True, highlight=False).status("measuring") as status:
         rows = run_codec_bench(config, status.update)
     console = Console(highlight=False)
@@ -129,6 +135,19 @@ def _portable(rows: Rows) -> Rows:
     ]
 
 
+def _picture(rows: Rows) -> Rows:
+    return [
+        {
+            "format": row["format"],
+            "quality": "" if row["quality"] is None else row["quality"],
+            "bytes an image": f"{row['bytes']:.2f}",
+            "accuracy": f"{row['accuracy']:.2%}",
+            "classified by": row["classifier"],
+        }
+        for row in rows
+    ]
+
+
 def _other_coder(rows: Rows) -> Rows:
     return [
         {
@@ -138,7 +157,7 @@ def _other_coder(rows: Rows) -> Rows:
             "coder": row["coder"],
             "ideal": f"{row['ideal_bits']:.2f}",
             "payload": f"{row['payload_bits']:.2f}",
-            "ratio to ours": f"{row['ratio']:.3f}",
+            "ratio to ours": "" if row["ratio"] is None else f"{row['ratio']:.3f}",
         }
         for row in rows
     ]
@@ -149,6 +168,7 @@ _TABLES: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "message": ("bits an image in messages of every size", _message),
     "wire": ("bits an image between a sensor's and a server's process", _wire),
     "other coder": ("bits an image of the same symbols through other coders", _other_coder),
+    "picture": ("what a user would send instead", _picture),
     "sensor time": ("choosing and coding on the sensor", _speed),
     "bulk decoding": ("decoding 10,000 images as one message", _speed),
     "portable coder": ("the coder in plain Python, 64 images a message", _portable),
@@ -164,4 +184,4 @@ def _table(title: str, rows: Rows) -> Table:
     return table
 
 
-_WORDS = ("model", "coder", "against", "part", "bundle", "target", "found", "verdict")
+_WORDS = ("model", "format", "classified by", "coder", "against", "part", "bundle", "target", "found", "verdict")

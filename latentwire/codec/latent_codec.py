@@ -84,7 +84,8 @@ class LatentCodec:
     @property
     def most_images(self) -> int:
         """Images that a message may hold, by ``MAX_ENTRIES``; one always. More are decoded, but take their time."""
-        return max(1, MAX_ENTRIES // self.anchors.shape[1])
+        d: int = self.anchors.shape[1]
+        return max(1, MAX_ENTRIES // d)
 
     @property
     def anchors(self) -> NDArray[np.float32]:

@@ -14,6 +14,8 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES),
     ("grpc.http2.max_pings_without_data", 0),
+    # No pings to size the receive window by: on a thin link they cost as much as the messages, and the window is ample.
+    ("grpc.http2.bdp_probe", 0),
 )
 
 _FATAL = (

@@ -148,6 +148,7 @@ def run_server_blocking(config: ServerConfig) -> None:
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
+        ("grpc.http2.bdp_probe", 0),  # its pings would have to be answered over the sensors' thin links
         ("grpc.so_reuseport", 0),  # else a second server would share a busy port without a word
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),

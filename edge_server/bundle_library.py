@@ -60,6 +60,7 @@ class BundleLibrary:
         self._decoder_threads = decoder_threads
         self._clock = clock
         self._lock = threading.RLock()
+        self._loading = threading.Lock()  # one bundle at a time, and without the other: what is loaded is served on
         self._held: dict[str, Held] = {}
         self._scanned_s = float("-inf")
         self._loaded: OrderedDict[str, Pipeline] = OrderedDict()
@@ -87,15 +88,17 @@ class BundleLibrary:
 
     def pipeline(self, digest: str) -> Pipeline:
         """The decoders of the bundle of that digest, loaded; BundleMismatchError, or what is wrong with the bundle."""
-        if digest == self._own.digest:
-            return self.own
-        with self._lock:
-            if digest not in self._loaded:  # what is loaded is served even if its folder is gone
-                self._loaded[digest] = self._load(self.with_digest(digest))
-            self._loaded.move_to_end(digest)
-            while len(self._loaded) > KEPT_PIPELINES:
-                self._loaded.popitem(last=False)
-            return self._loaded[digest]
+        if (found := self._known(digest)) is not None:
+            return found
+        with self._loading:
+            if (found := self._known(digest)) is not None:
+                return found
+            loaded = self._load(self.with_digest(digest))
+            with self._lock:
+                self._loaded[digest] = loaded
+                while len(self._loaded) > KEPT_PIPELINES:
+                    self._loaded.popitem(last=False)
+        return loaded
 
     def with_digest(self, digest: str) -> Held:
         """The bundle of that digest; BundleMismatchError."""
@@ -104,6 +107,12 @@ class BundleLibrary:
             raise BundleMismatchError(f"the server holds no bundle {digest[:12]}: put its folder into its --library")
         return found
 
+    def load(self, hello: Hello) -> None:
+        """Load what ``verify`` will ask for, which may take seconds; raises the like."""
+        theirs = self._of(hello)
+        for name in hello.operating_points:
+            self.pipeline_of(name, theirs)
+
     def verify(self, hello: Hello) -> list[ServedPoint]:
         """The operating points a hello announces; raises what the sensor is to be refused with."""
         theirs = self._of(hello)
@@ -111,6 +120,11 @@ class BundleLibrary:
 
     def verify_one(self, name: OperatingPointName, bundle: Bundle) -> ServedPoint:
         """An operating point a sensor announced, of ``bundle`` unless it names another."""
+        (served,) = self.pipeline_of(name, bundle).verify([name])
+        return served
+
+    def pipeline_of(self, name: OperatingPointName, bundle: Bundle) -> Pipeline:
+        """The decoders of the bundle that an operating point is of, loaded; BundleMismatchError."""
         digest = bundle.digest
         if name.sensor_digest not in ("", bundle.sensor_digest):
             found = self._find(lambda held: held.sensor_digest == name.sensor_digest)
@@ -120,8 +134,7 @@ class BundleLibrary:
                     "put its folder into the server's --library"
                 )
             digest = found.digest
-        (served,) = self.pipeline(digest).verify([name])
-        return served
+        return self.pipeline(digest)
 
     def derive(self, bundle: Bundle, variant: str, model: str, rate_scale: float) -> ServedPoint:
         """An operating point of a bundle that is served; UnknownVariantError or RateScaleError."""
@@ -146,6 +159,15 @@ class BundleLibrary:
                 f"the server {self._own.manifest.model_id!r} ({self._own.digest[:12]}): give both the same bundle"
             )
         return self.pipeline(found.digest).bundle
+
+    def _known(self, digest: str) -> Pipeline | None:
+        """A pipeline that is loaded; it is served even if its folder is gone."""
+        if digest == self._own.digest:
+            return self.own
+        with self._lock:
+            if digest in self._loaded:
+                self._loaded.move_to_end(digest)
+            return self._loaded.get(digest)
 
     def _load(self, held: Held) -> Pipeline:
         log.info("loading bundle %s from %s", held.name, held.path)

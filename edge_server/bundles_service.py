@@ -33,7 +33,7 @@ class BundlesService(bundles_pb2_grpc.BundlesServicer):
     """Answers from the library; files are read a chunk at a time, off the event loop."""
 
     def __init__(self, library: BundleLibrary, tables: Executor) -> None:
-        """``tables`` is the thread in which bundles are loaded and tables derived."""
+        """``tables`` is the thread in which tables are derived."""
         self._library = library
         self._tables = tables
         self._downloads = asyncio.Semaphore(MAX_DOWNLOADS)
@@ -67,8 +67,7 @@ class BundlesService(bundles_pb2_grpc.BundlesServicer):
         self, request: bundles_pb2.CheckOperatingPointRequest, context: "Context"
     ) -> bundles_pb2.CheckOperatingPointResponse:
         """Whether a stream that named this operating point would be served."""
-        loop = asyncio.get_running_loop()
-        return await or_refuse(context, loop.run_in_executor(self._tables, self._check, request))
+        return await or_refuse(context, self._check(request))
 
     def _manifest(self, request: bundles_pb2.GetManifestRequest) -> bundles_pb2.GetManifestResponse:
         held = self._asked_for(request)
@@ -83,12 +82,13 @@ class BundlesService(bundles_pb2_grpc.BundlesServicer):
             return self._library.with_digest(sha256_from_proto(request.bundle_digest))
         return self._library.named(request.model_id) if request.model_id else self._library.all()[0]
 
-    def _check(self, request: bundles_pb2.CheckOperatingPointRequest) -> bundles_pb2.CheckOperatingPointResponse:
+    async def _check(self, request: bundles_pb2.CheckOperatingPointRequest) -> bundles_pb2.CheckOperatingPointResponse:
         digest = sha256_from_proto(request.bundle_digest)
         if len(request.digest) != DIGEST_BYTES:
             raise MalformedMessageError(f"a table digest has {DIGEST_BYTES} bytes, not {len(request.digest)}")
         name = OperatingPointName(1, request.variant, request.model, request.rate_scale, request.digest)
-        self._library.pipeline(digest).verify([name])
+        pipeline = await asyncio.to_thread(self._library.pipeline, digest)
+        await asyncio.get_running_loop().run_in_executor(self._tables, pipeline.verify, [name])
         return bundles_pb2.CheckOperatingPointResponse()
 
 

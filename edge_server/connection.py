@@ -199,6 +199,8 @@ class Connection:
 
     async def _announce(self, name: m.OperatingPointName) -> None:
         loop = asyncio.get_running_loop()
+        if name.sensor_digest:
+            await asyncio.to_thread(self._core.library.pipeline_of, name, self._bundle)
         served = await loop.run_in_executor(self._core.tables, self._core.library.verify_one, name, self._bundle)
         self._points.pop(name.id, None)
         self._points[name.id] = served

@@ -77,10 +77,9 @@ class Moves:
         kept = entry.rate_min <= now.point.rate_scale <= entry.rate_max
         rate_scale = now.point.rate_scale if kept else entry.rate_default
 
-        def derive() -> ServedPoint:
-            return self._core.library.pipeline(digest).derive(name, model, rate_scale)
-
-        await asyncio.get_running_loop().run_in_executor(self._core.tables, derive)
+        # loaded beside the thread that derives tables, which no stream may wait for
+        pipeline = await asyncio.to_thread(self._core.library.pipeline, digest)
+        await asyncio.get_running_loop().run_in_executor(self._core.tables, pipeline.derive, name, model, rate_scale)
 
     async def _move(
         self, sensor: Sensor, context: "Context", *, variant: str | None, bundle_digest: str | None

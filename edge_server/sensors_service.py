@@ -87,6 +87,7 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
         """A hello that can be served, and the operating points it announces, verified."""
         hello = await self._hello(incoming)
         self._check(hello)
+        await asyncio.to_thread(self._core.library.load, hello)  # not where tables are derived: no stream waits there
         loop = asyncio.get_running_loop()
         served = await loop.run_in_executor(self._core.tables, self._core.library.verify, hello)
         self._refuse_when_draining()

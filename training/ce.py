@@ -20,6 +20,7 @@ from training.progress import Progress
 METHOD = "ce"
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+FALLS = (0.5, 0.75, 0.9)  # shares of the steps after which the rate falls to a tenth
 # what may differ between a run and its resumption
 _NOT_THE_RUN = ("out", "root", "device", "threads", "resume")
 
@@ -34,7 +35,8 @@ class CETrainingConfig:
     checkpoint and the log. ``pair``'s ``image`` and ``classes`` are replaced by the data's. ``validation`` is the
     share of the training set (0 to 0.5) kept out of training to measure on. ``crop`` is the border in pixels that
     random crops may reach into (None: an eighth of the shorter side); ``flip`` mirrors half the images (None: by the
-    data set). ``warmup`` is the share of steps before the learning rate reaches ``peak_rate``. ``head_weight``
+    data set). ``schedule`` "one-cycle" reaches ``peak_rate`` after ``warmup``'s share of the steps and falls to
+    nothing; "steps" begins there and falls to a tenth at 50, 75 and 90 % of them. ``head_weight``
     weighs the head's cross-entropy. ``threads`` is torch's on the CPU, None for its own choice. ``resume`` goes on
     from ``out``'s checkpoint. ValueError for a setting out of range.
     """
@@ -57,6 +59,7 @@ class CETrainingConfig:
     validation: float = 0.05
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
+    schedule: Literal["one-cycle", "steps"] = "one-cycle"
     device: str = "auto"
     threads: int | None = None
     resume: bool = False
@@ -76,6 +79,7 @@ class CETrainingConfig:
             "validation must be at least 0 and at most 0.5": 0 <= self.validation <= 0.5,
             "seed must be at least 0": self.seed >= 0,
             "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
+            "schedule must be one-cycle or steps": self.schedule in ("one-cycle", "steps"),
             "size must be at least 1 x 1 pixels": self.size is None or min(self.size) >= 1,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
         }
@@ -86,6 +90,8 @@ class CETrainingConfig:
     def identity(self) -> dict[str, Any]:
         """What makes it this run and no other, as plain values."""
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_THE_RUN}
+        if self.schedule == "one-cycle":
+            del values["schedule"]  # checkpoints from before there was a choice do not name it
         return {**values, "size": list(self.size) if self.size else None}
 
 
@@ -184,12 +190,20 @@ def make_trainer(
         pair.parameters(), config.peak_rate, config.momentum, weight_decay=config.weight_decay, nesterov=True
     )
     steps = config.epochs * (len(train) // min(config.batch, len(train)))
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.peak_rate, total_steps=max(steps, 2) + 1, pct_start=config.warmup, cycle_momentum=False
-    )
+    scheduler = _scheduler(config, optimizer, steps)
     values = {**config.identity(), "pair": pair.config.to_dict()}
     learner = Learner(WHOLE, (pair,), loss_function, optimizer, scheduler)
     return Trainer(method, values, path, walk, pair, [learner], train, validation)
+
+
+def _scheduler(
+    config: CETrainingConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if config.schedule == "steps":
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(share * steps) for share in FALLS], 0.1)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.peak_rate, total_steps=max(steps, 2) + 1, pct_start=config.warmup, cycle_momentum=False
+    )
 
 
 def make_walk(

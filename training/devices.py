@@ -77,8 +77,9 @@ def _signals_to_children() -> Iterator[None]:
 
     def hand_on(number: int, frame: Any) -> None:
         nonlocal asked
-        for child in multiprocessing.active_children():
-            child.kill() if asked else child.terminate()
+        if not (asked and number == signal.SIGALRM):  # alarms come again and again
+            for child in multiprocessing.active_children():
+                child.kill() if asked else child.terminate()
         asked = True
 
     if threading.current_thread() is not threading.main_thread():  # no signals there

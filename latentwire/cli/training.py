@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from latentwire.cli import method, recipe
+from latentwire.cli import full_size, method, recipe
 from latentwire.cli.bundle import measured_table
 from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
 
@@ -14,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Train encoder/decoder pairs.")
 app.command("rate")(method.train_rate)
 app.command("duphil")(method.train_duphil)
 app.command("ldr")(method.train_ldr)
+app.command("all")(full_size.train_all)
 
 
 @app.command("ce")
@@ -37,6 +38,7 @@ def train_ce(
     validation: recipe.Validation = 0.05,
     seed: int = 0,
     precision: recipe.Precision = "bf16",
+    schedule: recipe.Schedule = "one-cycle",
     device: recipe.Device = "auto",
     devices: recipe.Devices = 1,
     threads: recipe.Threads = None,
@@ -71,6 +73,7 @@ def train_ce(
             validation=validation,
             seed=seed,
             precision=precision,  # type: ignore[arg-type]  # as above
+            schedule=schedule,  # type: ignore[arg-type]  # as above
             device=device,
             threads=threads,
             resume=resume,

@@ -7,6 +7,7 @@
 set -euo pipefail
 (($#)) || { sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+echo "commit $(git rev-parse --short HEAD)"
 git archive HEAD | docker run --rm --init -i ${2:+--platform "$2"} "$1" sh -euc '
   mkdir /src && cd /src && tar x
   if command -v cc || command -v gcc; then echo "this image has a compiler: give another" >&2; exit 2; fi

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latentwire.errors import CheckpointError, StoppedError
 from training.budget import Budget
 from training.stages import BUNDLES, FullSizeConfig, Stage, plan
@@ -34,6 +36,7 @@ def run_full_size(config: FullSizeConfig, say: Callable[[str], None] = lambda _:
     Raises CheckpointError if ``out`` holds a run of other settings, StoppedError on Ctrl-C or SIGTERM (after saving),
     and what the steps, export and measuring raise.
     """
+    torch.backends.cudnn.benchmark = True  # batches are all of one size
     _keep_settings(config)
     stages = list(plan(config, say))
     with Budget(config.minutes) as budget:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from latentwire.datasets import Dataset
 from latentwire.errors import CheckpointError, DataError, TrainingError
+from training.augment import random_crop_flip, reflect_pad
 from training.ce import CETrainingConfig, cross_entropy, make_trainer, run_train_ce, training_data
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.data import load_split
+from training.data import channel_statistics, load_split
 from training.loop import StepLoss, accuracy
 from training.models import Pair, PairConfig, make_pair
 from training.onnx_export import load_pair
@@ -83,6 +84,31 @@ def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path, ep
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert without_times(load_checkpoint(resumed).history) == without_times(load_checkpoint(whole).history)
     assert len((broken.out / "log.csv").read_text().splitlines()) == 3  # a heading, each epoch once
+
+
+def test_one_process_walks_a_plain_loop_bit_for_bit(tmp_path: Path) -> None:
+    config = settings(tmp_path, epochs=1)
+    walked = weights(run_train_ce(config))
+    train, _ = training_data(config)
+    torch.manual_seed(config.seed)
+    pair = make_pair(replace(TINY, image=(8, 8, 1), classes=10)).train()
+    mean, std = channel_statistics(train.images)
+    pair.encoder.mean.copy_(torch.from_numpy(mean / 255))
+    pair.encoder.std.copy_(torch.from_numpy(std / 255))
+    optimizer = torch.optim.SGD(pair.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 43, pct_start=0.2, cycle_momentum=False)
+    padded, labels = reflect_pad(torch.from_numpy(train.images), 1), torch.from_numpy(train.labels)
+    order = torch.from_numpy(np.random.default_rng((config.seed, 0)).permutation(len(train)))
+    generator = torch.Generator().manual_seed(config.seed)
+    for picks in order[: 42 * 32].split(32):
+        images = random_crop_flip(padded, picks, (8, 8), False, generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = cross_entropy(pair, images, labels[picks], 0.05, 0.3).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    assert [name for name, value in pair.state_dict().items() if not torch.equal(value, walked[name])] == []
 
 
 def test_sigterm_stops_it_too_and_signals_are_given_back(tmp_path: Path) -> None:

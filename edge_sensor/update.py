@@ -11,7 +11,7 @@ Until the switch the running encoder does not notice. Only then are two encoders
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -134,9 +134,8 @@ class Updater:
         else:
             bundle = await self._fetched(digest, command.variant)
         tuner = self._tuner = self._tuner.of(bundle)
-        moving = digest != session.target_bundle.digest
-        point = await asyncio.to_thread(_point, tuner, session.target, command, moving)
-        same = not moving and point.variant == session.target.variant
+        point = await asyncio.to_thread(_point, tuner, session.target, command)
+        same = digest == session.target_bundle.digest and point.variant == session.target.variant
         encoder = session.target_encoder if same else await asyncio.to_thread(_warmed, tuner, point)
         await self._client.check(digest, point)
         return Candidate(tuner, point, encoder)
@@ -164,9 +163,9 @@ class Updater:
         """Code with it from the next message on; returns when it has proved itself, raises what it failed with."""
         session, bundle = self._session, candidate.tuner.bundle
         await session.wakeup.wait_for(lambda: not session.turning)
-        moving = bundle.digest != session.bundle.digest
-        # the rate may have been changed while this one was fetched
-        point = await asyncio.to_thread(_point, candidate.tuner, session.target, command, moving)
+        # the rate may have been changed while this one was fetched; its variant is the one that was loaded
+        wanted = replace(command, variant=candidate.point.variant)
+        point = await asyncio.to_thread(_point, candidate.tuner, session.target, wanted)
         if session.coded_all:
             raise CommandRefusedError("the sensor has coded its last image")
         trial = session.try_out(point, candidate.encoder, command.command_id, bundle)
@@ -183,15 +182,18 @@ class Updater:
         self._session.refuse(command.command_id, CommandRefusedError("a later command took its place"))
 
 
-def _point(tuner: Tuner, now: OperatingPoint, command: SetOperatingPoint, moving: bool) -> OperatingPoint:
-    """What the command asks for; what it leaves open stays as it is ``now``, where the bundle has that."""
-    if not moving:
-        return tuner.changed(now, command)
+def _point(tuner: Tuner, now: OperatingPoint, command: SetOperatingPoint) -> OperatingPoint:
+    """What the command asks for; what it leaves open stays as it is ``now``, where the bundle has that.
+
+    Raises UnknownVariantError or RateScaleError for what it asks for and the bundle lacks.
+    """
     if command.variant is not None:
         tuner.bundle.manifest.variant(command.variant)  # raises if there is none of that name
-    variant = command.variant or now.variant
-    rate_scale = now.rate_scale if command.rate_scale is None else command.rate_scale
-    return tuner.nearest(variant, command.model or now.model, rate_scale)
+    near = tuner.nearest(command.variant or now.variant, command.model or now.model, now.rate_scale)
+    if command.model is None and command.rate_scale is None:
+        return near
+    rate_scale = near.rate_scale if command.rate_scale is None else command.rate_scale
+    return tuner.point(near.variant, command.model or near.model, rate_scale)
 
 
 def _check_fits(manifest: Manifest, now: Manifest) -> None:

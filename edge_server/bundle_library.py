@@ -124,7 +124,11 @@ class BundleLibrary:
         return served
 
     def pipeline_of(self, name: OperatingPointName, bundle: Bundle) -> Pipeline:
-        """The decoders of the bundle that an operating point is of, loaded; BundleMismatchError."""
+        """The decoders of the bundle that an operating point is of, loaded; BundleMismatchError.
+
+        Of several that differ in what is the server's alone, that is ``bundle``, the server's own, or the first of the
+        library by its folder's name.
+        """
         digest = bundle.digest
         if name.sensor_digest not in ("", bundle.sensor_digest):
             found = self._find(lambda held: held.sensor_digest == name.sensor_digest)

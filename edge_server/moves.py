@@ -16,7 +16,7 @@ from edge_server.stats import PointCounts
 from latentwire import messages as m
 from latentwire import wire
 from latentwire.bundle import Manifest
-from latentwire.errors import CommandRefusedError, UnknownVariantError
+from latentwire.errors import BundleError, CommandRefusedError, UnknownVariantError
 from latentwire.signature import read_signature
 from latentwire.v1 import control_pb2
 
@@ -61,6 +61,12 @@ class Moves:
         """Another bundle, loaded here first: a sensor never moves to what the server cannot decode."""
         sensor = self._registry.find(request.sensor)
         held = await asyncio.to_thread(self._core.library.named, request.bundle)
+        now = _served(sensor).bundle
+        if now.digest != held.digest and now.sensor_digest == held.sensor_digest:
+            raise BundleError(
+                f"sensor {sensor.name!r} runs the encoder of {held.name} already, as {now.manifest.model_id} "
+                f"({now.digest[:12]}), which differs from it on the server alone: give the server that --bundle"
+            )
         variant = request.variant or None
         await self._check_variant(_served(sensor), held.digest, held.manifest, variant)
         return await self._move(sensor, context, variant=variant, bundle_digest=held.digest)

@@ -48,11 +48,15 @@ def make_with_other_classes(folder: Path) -> Bundle:
 
 
 def make_with_a_variant(folder: Path, turns: int, model_id: str = "quadrants") -> Bundle:
-    """The plain bundle with a second variant, ``turned``, of an encoder of its own: as truncation adds one."""
+    """The plain bundle with a second variant, ``turned``, of an encoder of its own: as truncation adds one.
+
+    Its rate scale ends at 4.
+    """
     made = factories.make_bundle(folder, model_id=model_id)
     encoder = rolled_encoder(turns)
     full = made.manifest.variants["full"]
-    other = replace(full, encoder=file_entry("turned-encoder.onnx", encoder))
+    models = {name: replace(entry, rate_max=4.0) for name, entry in full.models.items()}
+    other = replace(full, encoder=file_entry("turned-encoder.onnx", encoder), models=models)
     manifest = replace(made.manifest, variants={"full": full, "turned": other})
     return write_bundle(made.path, manifest, _files(made) | {"turned-encoder.onnx": encoder})
 

@@ -86,7 +86,9 @@ async def test_a_variant_that_was_added_to_a_bundle_reaches_the_sensor(
         await pair.push(made.digest)
         assert "turned-encoder.onnx" not in stored(world, made.digest)  # a thin link carries what is used
         await pair.answered(16)
-        _, after = await pair.set_variant("turned")
+        await pair.call(lambda client: client.set_rate("mast", factories.RATE_MAX))
+        before, after = await pair.set_variant("turned")
+        assert (before.rate_scale, after.rate_scale) == (factories.RATE_MAX, factories.RATE_DEFAULT)  # it ends at 4
         assert after.variant == "turned"
         await pair.answered(16)
         assert changes(await pair.end()) == [0, 1]

@@ -167,6 +167,7 @@ async def test_what_the_server_lacks_or_cannot_run_never_reaches_the_sensor(
     broken = bundles_on_air.make_turned(world / "library" / "broken", 1)
     (broken.path / "decoder.onnx").write_bytes(b"no decoder")
     (world / "library" / "note.txt").write_text("not a bundle")
+    factories.make_bundle(world / "library" / "renamed", model_id="renamed")  # no other encoder, no other tables
     (world / "library" / "half").mkdir()
     (world / "library" / "half" / MANIFEST).write_text("{")
     async with moving(world, monkeypatch) as pair:
@@ -176,8 +177,10 @@ async def test_what_the_server_lacks_or_cannot_run_never_reaches_the_sensor(
             await pair.push("turned-1")
         with pytest.raises(errors.UnknownVariantError, match="no variant 'none'; there are full"):
             await pair.push("quadrants", "none")
+        with pytest.raises(errors.BundleError, match="runs the encoder of renamed .* already, as quadrants"):
+            await pair.push("renamed")
         listed = await pair.call(ControlClient.list_bundles)
-        assert [info.model_id for info in listed] == ["quadrants", "turned-1"]
+        assert [info.model_id for info in listed] == ["quadrants", "renamed", "turned-1"]
         assert listed[0].variants == ("full",)
         assert not listed[0].signed
         assert set(await pair.end()) == {0}

@@ -55,13 +55,13 @@ class Pipeline:
         await session.wakeup.wait_for(
             lambda: session.turning or session.backlog.takes(self._wanted()) or self._gave_up()
         )
-        if self._gave_up():
+        if self._gave_up() and not session.backlog.takes(self._wanted()):
             return False
         if self._due is not None:
             await self._due()
         session.at_boundary()
         images = self._wanted()
-        if not session.backlog.takes(images):
+        if not images or not session.backlog.takes(images):
             return True
         try:
             messages = await asyncio.get_running_loop().run_in_executor(

@@ -202,12 +202,7 @@ class _Run:
     async def _give_up(self) -> None:
         """Write down what is answered, and account for what will not be any more."""
         ledger, loop = self._parts.ledger, asyncio.get_running_loop()
-        if self._parts.kept is not None:
-            self._parts.kept.results.give_up()
-        try:
-            await self._recorder.finish()
-        except DiskFullError as error:
-            log.error("%s: the images are answered again after the next start", error)
+        await self._write_rest()
         if self._spooled is not None:
             await self._spooled.finish(done=self._session.complete and not self._stopping.is_set())
         left = self._session.window.abandon()
@@ -217,6 +212,22 @@ class _Run:
         if self._stopping.is_set() and (self._spooled is None or self._parts.source.live):
             for frame in self._queue.drain():
                 await loop.run_in_executor(self._writer, partial(ledger.dropped, frame.item, STOPPED))
+
+    async def _write_rest(self) -> None:
+        """Have the last results written; a full disk is waited for until the sensor is told to stop."""
+        patience = asyncio.create_task(self._lose_patience(at_once=not self._session.complete))
+        try:
+            await self._recorder.finish()
+        except DiskFullError as error:
+            log.error("%s: the images are answered again after the next start", error)
+        finally:
+            patience.cancel()
+
+    async def _lose_patience(self, *, at_once: bool) -> None:
+        if not at_once:
+            await self._grace()
+        if self._parts.kept is not None:
+            self._parts.kept.results.give_up()
 
     def _stop(self) -> None:
         log.info("stopping: what is in flight has %g s to be answered", self._parts.config.grace_s)

@@ -61,6 +61,9 @@ class SpooledBacklog:
         self._thread = ThreadPoolExecutor(1, "latentwire-spool")
         self._pending: deque[CodedMessage] = deque()
         self._pending_images = 0
+        # As of the last transaction that this thread knows of; the spool's thread may be in the next.
+        self._waiting = spool.waiting
+        self._coded_images = spool.state.coded_images
         self._answered = self._removed = session.window.first_sequence
         self._disk_full = False
         self._turned_s = float("-inf")
@@ -70,7 +73,7 @@ class SpooledBacklog:
     @property
     def waiting(self) -> Waiting:
         """What waits now, pending messages in."""
-        known = self._spool.waiting
+        known = self._waiting
         if not self._pending:
             return known
         oldest_s = self._pending[0].pictures[0].captured_s if known.oldest_s is None else known.oldest_s
@@ -84,7 +87,7 @@ class SpooledBacklog:
     @property
     def coded_images(self) -> int:
         """Images coded since the source was begun."""
-        return self._spool.state.coded_images + self._pending_images
+        return self._coded_images
 
     def takes(self, images: int) -> bool:
         """A live source's images, always, but that memory is bounded; a recorded one's as they can be sent."""
@@ -92,14 +95,16 @@ class SpooledBacklog:
             return self._live and self._disk_full  # something is dropped for them
         if self._live:
             return True
-        return self._spool.waiting.bytes < self._spool.max_bytes and (
-            self._session.room() - self._pending_images - self._spool.waiting.images >= images
+        return self._waiting.bytes < self._spool.max_bytes and (
+            self._session.room() - self._pending_images - self._waiting.images >= images
         )
 
     async def put(self, messages: Sequence[CodedMessage]) -> None:
         """Keep messages in memory until the next commit."""
         self._pending.extend(messages)
-        self._pending_images += sum(message.batch.images for message in messages)
+        coded = sum(message.batch.images for message in messages)
+        self._pending_images += coded
+        self._coded_images += coded
         lost: list[CodedMessage] = []
         while self._disk_full and self._live and self._pending_images > _MAX_PENDING_IMAGES and len(self._pending) > 1:
             lost.append(self._pending.popleft() if self._spool.full == "oldest" else self._pending.pop())
@@ -147,7 +152,7 @@ class SpooledBacklog:
             return 0.0
         if self._pending:
             return self._commit_s - since_s
-        if self._spool.waiting.images and (room := self._session.room()) > self._too_small:
+        if self._waiting.images and (room := self._session.room()) > self._too_small:
             return 0.0 if room >= self._session.window.images else self._commit_s - since_s
         return _ANSWERED_S - since_s if self._answered > self._removed else None
 
@@ -163,6 +168,7 @@ class SpooledBacklog:
                 if not self._disk_full:
                     log.error("%s: what is spooled is safe; what is coded now waits in memory, then is dropped", error)
                 self._disk_full = True
+                self._session.wakeup.notify()
                 return
             if self._disk_full:
                 log.warning("the spool can be written again")
@@ -171,6 +177,7 @@ class SpooledBacklog:
                 if self._pending and self._pending[0] is message:
                     self._pending.popleft()
                     self._pending_images -= message.batch.images
+            self._waiting = self._spool.waiting
             self._removed = answered
             self._too_small = 0 if turned.numbered else room
             for message in turned.numbered:

@@ -1,5 +1,7 @@
 """Messages survive protobuf; what a peer may not send is refused before any work is done on it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ POINT = m.OperatingPointName(3, "full", "anchored", 0.125, b"8 bytes!", 7)
 FROM_SENSOR: list[m.FromSensor] = [
     m.Hello("cam", "session", "digits", "ab" * 32, (POINT,), 17, software="latentwire 0"),
     POINT,
+    replace(POINT, sensor_digest="c0" * 32),
     m.LatentBatch(2**40, 16, 3, b"payload", 2**32 - 1),
     m.CommandRefused(5, "RateScaleError", "out of range"),
     m.DropReport({"ImageError": 3, "stopped": 1}),
@@ -25,6 +28,7 @@ FROM_SERVER: list[m.FromServer] = [
     m.BatchRefused(3, 16, "ChecksumError", "damaged"),
     m.SetOperatingPoint(4, None, None, 0.5),
     m.SetOperatingPoint(4, "half", "gaussian", None),
+    m.SetOperatingPoint(4, bundle_digest="c0" * 32),
     m.SetRateControl(4, automatic=True, max_age_s=3.0),
     m.SetRateControl(4, automatic=False),
     m.SetRateControl(4, budget_bits_per_s=0.0),
@@ -51,9 +55,12 @@ def test_every_kind_of_message_is_in_the_lists_above() -> None:
 
 def test_control_survives() -> None:
     rate = m.Rate("full", "gaussian", 1.0, 0.5, 2.0, 10, 12.5, 0.25, m.RateControl(False, 1.5, 64e3))
-    info = m.SensorInfo("cam", "s", True, "peer", rate, 10, 1, 5.5, {"ImageError": 2})
+    info = m.SensorInfo("cam", "s", True, "peer", rate, 10, 1, 5.5, {"ImageError": 2}, "digits", "c0" * 32)
     proto = control_pb2.SensorInfo.FromString(wire.sensor_info_to_proto(info).SerializeToString())
     assert wire.sensor_info_from_proto(proto) == info
+    bundle = m.BundleInfo("digits", "c0" * 32, ("full", "half"), True, 12345)
+    held = control_pb2.BundleInfo.FromString(wire.bundle_info_to_proto(bundle).SerializeToString())
+    assert wire.bundle_info_from_proto(held) == bundle
 
 
 BATCH = stream_pb2.LatentBatch
@@ -77,6 +84,14 @@ REFUSED = [
     stream_pb2.SensorMessage(hello=stream_pb2.Hello(**HELLO | {"sensor_digest": "x" * 129})),
     stream_pb2.SensorMessage(operating_point=stream_pb2.OperatingPoint(variant="v", model="g", digest=b"12345678")),
     stream_pb2.SensorMessage(operating_point=stream_pb2.OperatingPoint(id=1, variant="v", model="g", digest=b"123")),
+    *(
+        stream_pb2.SensorMessage(
+            operating_point=stream_pb2.OperatingPoint(
+                id=1, variant="v", model="g", digest=b"12345678", sensor_digest=digest
+            )
+        )
+        for digest in ("c0" * 31, "C0" * 32, "../" + "c0" * 31)
+    ),
     stream_pb2.SensorMessage(drop_report=stream_pb2.DropReport(dropped={f"r{i}": 1 for i in range(65)})),
     stream_pb2.SensorMessage(rate_control=stream_pb2.RateControlState(automatic=True)),
     stream_pb2.SensorMessage(rate_control=stream_pb2.RateControlState(max_age_s=2, budget_bits_per_s=-1)),
@@ -98,6 +113,7 @@ def test_what_a_sensor_may_not_send(proto: stream_pb2.SensorMessage) -> None:
         stream_pb2.ServerMessage(results=stream_pb2.Results(label=[1, 2], probability=[0.5])),
         stream_pb2.ServerMessage(results=stream_pb2.Results()),
         stream_pb2.ServerMessage(welcome=stream_pb2.Welcome()),
+        stream_pb2.ServerMessage(set_operating_point=stream_pb2.SetOperatingPoint(bundle_digest="../bundle")),
         stream_pb2.ServerMessage(set_rate_control=stream_pb2.SetRateControl(max_age_s=0)),
         stream_pb2.ServerMessage(set_rate_control=stream_pb2.SetRateControl(budget_bits_per_s=float("nan"))),
     ],

@@ -56,8 +56,13 @@ def _gain(bits: float, pairs: Sequence[tuple[list[tuple[float, float]], list[tup
     reached = [both for both in pairs if all(curve[0][0] <= bits <= curve[-1][0] for curve in both)]
     if not reached:
         return None
-    values = np.array([[np.interp(bits, *zip(*curve, strict=True)) for curve in both] for both in reached])
+    values = np.array([[_accuracy_at(bits, curve) for curve in both] for both in reached])
     each = values[:, 1] - values[:, 0]
     spread = float(each.std(ddof=1)) if len(each) > 1 else 0.0
     baseline, method = values.mean(axis=0).tolist()
     return Gain(bits, baseline, method, float(each.mean()), spread, float(each.min()), len(each))
+
+
+def _accuracy_at(bits: float, curve: Sequence[tuple[float, float]]) -> float:
+    rates, accuracies = zip(*curve, strict=True)
+    return float(np.interp(bits, rates, accuracies))

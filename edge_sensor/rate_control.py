@@ -20,18 +20,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_sensor.rate_control_budget import Budget
-from edge_sensor.rate_control_costs import Costs, Rung
+from edge_sensor.rate_control_costs import SMOOTHING, Costs, Rung
 from edge_sensor.rate_control_delivery import Delivery, Rate
 
 # Shares of the age limit. A message's images wait up to a period to be coded, up to LEAD for the message before, and a
 # period for their own to cross: 2 x PERIOD + LEAD is what is foreseen when the link is just full.
 PERIOD_SHARE = 0.25
 LEAD_SHARE = 0.1
+EASY_SHARE = 0.5
 CALM_SHARE = 0.7
 ALARM_SHARE = 0.85
 
 UP_MARGIN = 0.85  # of the rate seen: what a higher rung may need
 DOWN_MARGIN = 0.95  # and what the rung stepped down to may need; between the two nothing changes
+LITTLE = 1.25  # how much more than the rate a rung may need for a while, as long as images are young
+SCENE_S = 10.0  # over which an image's bits are averaged
+DRAIN_SHARE = 0.5
 HOLD_SHARE = 0.5  # calm for so long, in age limits, before a rise
 PROBE_HOLDS = 3  # and for so many holds, where the link's rate is not known
 FAILED_S = 15.0  # a step down so soon after a rise means that the rise was a mistake
@@ -106,6 +110,7 @@ class Controller:
         self._risen_s: float | None = None  # the last rise, as long as it may turn out a mistake
         self._alarm_age_s = 0.0
         self._penalty_s = 0.0
+        self._images_per_s: float | None = None
         self._ceiling: _Ceiling | None = None
 
     @property
@@ -121,6 +126,11 @@ class Controller:
     def coding_took(self, seconds: float) -> None:
         """From a message's closing to its being ready to send."""
         self._coding_s += 0.2 * (seconds - self._coding_s)
+
+    def coded(self, rung: int, images: int, payload_bits: float) -> None:
+        """A message of so many images was coded at a rung: scenes come and go, so some seconds' worth counts."""
+        share = images / (SCENE_S * self._images_per_s) if self._images_per_s else 1.0
+        self.costs.coded(rung, images, payload_bits, min(SMOOTHING, share))
 
     def sent(self, key: int, payload_bits: float, now_s: float) -> None:
         """A message was handed to the link."""
@@ -166,6 +176,7 @@ class Controller:
 
     def step(self, seen: Seen, now_s: float) -> Plan:
         """Look at the queue and the link, and change the plan if they ask for it. Call it some times a second."""
+        self._images_per_s = seen.images_per_s
         age_s = self.foreseen_s(seen, now_s)
         if age_s > CALM_SHARE * self.max_age_s or self._calm_since_s is None:
             self._calm_since_s = now_s
@@ -199,29 +210,40 @@ class Controller:
 
     def _overloaded(self, seen: Seen, rate: Rate | None, age_s: float, now_s: float) -> bool:
         plan = self.plan
-        if rate is not None and rate.firm and self._needs(plan.rung, seen, plan.keep) > rate.bits_per_s:
-            return plan.rung > 0 or (seen.images_per_s is not None and plan.keep > MIN_KEEP)
+        if rate is not None and rate.firm:
+            # A little too much is not yet an overload: images are still young, and the next scene may cost less.
+            much = LITTLE if age_s < EASY_SHARE * self.max_age_s else 1.0
+            if self._needs(plan.rung, seen, plan.keep) > much * rate.bits_per_s:
+                return plan.rung > 0 or (seen.images_per_s is not None and plan.keep > MIN_KEEP)
         if age_s <= ALARM_SHARE * self.max_age_s:
             self._alarm_age_s = 0.0
             return False
-        # What was stepped down for takes its time to drain: again only if it grows, or does not shrink.
-        growing = age_s > max(self._alarm_age_s, self.max_age_s)
-        return growing or now_s - self._lowered_s > self.max_age_s
+        # What was stepped down for takes its time to drain: again only if it grows on, or does not shrink.
+        since_s = now_s - self._lowered_s
+        growing = age_s > max(self._alarm_age_s, self.max_age_s) and since_s > DRAIN_SHARE * self.max_age_s
+        return growing or since_s > self.max_age_s
 
     def _lower(self, seen: Seen, rate: Rate | None, age_s: float, now_s: float) -> None:
         plan = self.plan
         self._alarm_age_s = max(age_s, self._alarm_age_s) + 0.1 * self.max_age_s
-        if self._risen_s is not None and rate is not None:
-            self._penalty_s = min(MAX_PENALTY_S, max(FIRST_PENALTY_S, 2 * self._penalty_s))
-            self._ceiling = _Ceiling(plan.rung, now_s + self._penalty_s, rate.bits_per_s)
+        if rate is not None:
+            if self._risen_s is not None:
+                self._penalty_s = min(MAX_PENALTY_S, max(FIRST_PENALTY_S, 2 * self._penalty_s))
+            if plan.rung > 0 and self._needs(plan.rung, seen) > UP_MARGIN * rate.bits_per_s:
+                until_s = now_s + max(FIRST_PENALTY_S, self._penalty_s)
+                self._ceiling = _Ceiling(plan.rung, until_s, rate.bits_per_s)
             self._risen_s = None
         self._lowered_s = now_s
         if rate is None:
             self._change(Plan(max(0, plan.rung - 1), plan.keep), now_s)
             return
         late = max(0.0, age_s / self.max_age_s - 1)  # over the limit: room to drain as well
-        room = DOWN_MARGIN * rate.bits_per_s * max(0.25, 1 - late)
+        latest = self.delivery.rate(now_s, latest=True)
+        now_bits_per_s = rate.bits_per_s if latest is None else min(rate.bits_per_s, latest.bits_per_s)
+        room = DOWN_MARGIN * now_bits_per_s * max(0.25, 1 - late)
         rung = self._highest(seen, room, max(0, plan.rung - 1))
+        if not late and plan.rung > 0 and self._needs(plan.rung, seen) <= LITTLE * rate.bits_per_s:
+            rung = plan.rung - 1  # a little too much: a little less
         self._change(Plan(rung, self._kept(seen, rate, room)), now_s)
 
     def _kept(self, seen: Seen, rate: Rate, room: float) -> float:
@@ -251,17 +273,26 @@ class Controller:
             # After a mistake a rise must prove itself longer: a bucket on the way hides for a while that it is one.
             probe = since_s >= PROBE_HOLDS * hold_s or (rung > plan.rung and not self._penalty_s)
             rung = min(plan.rung + 1, top) if probe else plan.rung
-        while rung > plan.rung and self._closed(rung, rate, now_s):
-            rung -= 1
+        if self._penalty_s:  # the last rise was a mistake: one at a time
+            rung = min(rung, plan.rung + 1)
+        rung = self._under_ceiling(rung, seen, rate, now_s)
         if rung > plan.rung:
             self._risen_s = now_s
             self._change(Plan(rung), now_s)
 
-    def _closed(self, rung: int, rate: Rate, now_s: float) -> bool:
-        ceiling = self._ceiling
-        if ceiling is None or rung < ceiling.rung or now_s >= ceiling.until_s:
-            return False
-        return not (rate.firm and rate.bits_per_s > FASTER * ceiling.bits_per_s)
+    def _under_ceiling(self, rung: int, seen: Seen, rate: Rate, now_s: float) -> int:
+        """The rung that may be risen to, given the last overload; the link may have become another since."""
+        ceiling, now = self._ceiling, self.plan.rung
+        if ceiling is None:
+            return rung
+        needed = max(FASTER * ceiling.bits_per_s, self._needs(ceiling.rung, seen) / UP_MARGIN)
+        if now_s > ceiling.until_s + MAX_PENALTY_S or (rate.firm and rate.bits_per_s > needed):
+            self._ceiling = None
+            return rung
+        if now_s < ceiling.until_s:
+            return min(rung, ceiling.rung - 1)
+        proven = self._risen_s is None
+        return min(rung, now + 1 if proven or now + 1 < ceiling.rung else now)
 
     def _change(self, plan: Plan, now_s: float) -> None:
         if plan != self.plan:

@@ -12,7 +12,7 @@ the difference at the rung in use corrects those that have not been tried.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SMOOTHING = 0.2  # weight of the latest message
+SMOOTHING = 0.2  # weight of the latest sample
 REMEMBERED_MESSAGES = 200  # what a rung cost longer ago says little: the scene has changed
 MIN_BITS = 0.02  # an image never costs nothing: the run's flags alone
 
@@ -48,12 +48,14 @@ class Costs:
         """Link bits of a message that are not its payload's, headers of further segments left out."""
         return self._around_bits * (1 + self._share)
 
-    def coded(self, rung: int, images: int, payload_bits: float) -> None:
-        """A message of so many images was coded at a rung."""
+    def coded(self, rung: int, images: int, payload_bits: float, weight: float = SMOOTHING) -> None:
+        """A message of so many images was coded at a rung; it counts for ``weight`` (0..1) of what is known.
+
+        A rung's first message, of whatever scene it happens to show, only corrects what was expected of the rung.
+        """
         self._messages += 1
-        bits = payload_bits / images
-        before = self._remembered(rung)
-        bits = bits if before is None else before + SMOOTHING * (bits - before)
+        before = self._guess(rung)
+        bits = before + (weight if rung in self._seen else SMOOTHING) * (payload_bits / images - before)
         self._seen[rung] = (bits, self._messages)
         self._offset = bits - self._rungs[rung].bits
 

@@ -13,7 +13,8 @@ from collections import deque
 from dataclasses import dataclass
 
 WINDOW_S = 2.0  # samples older than this are forgotten, but for the last few
-KEPT = 3
+KEPT = 5
+FIRM_SHARE = 0.5  # of the time: where the link has pauses, a bucket on the way saves up and makes it look fast
 MIN_FIRM_S = 0.2  # so much link time, or a few answers that came in one burst would look like a fast link
 FLOOR_WINDOW_S = 30.0
 
@@ -79,17 +80,19 @@ class Delivery:
         self._crossed_s = float("-inf")
         self.round_trip_s = 0.0
 
-    def rate(self, now_s: float) -> Rate | None:
+    def rate(self, now_s: float, latest: bool = False) -> Rate | None:
         """The delivery rate of the last seconds, cut at once when what is under way takes longer than it should.
 
+        ``latest`` looks at the last two answers alone: sooner right when the link has changed, and less often else.
         None before the first answer.
         """
         recent = [sample for sample in self._samples if now_s - sample.answered_s <= WINDOW_S]
-        recent = recent if len(recent) >= KEPT else list(self._samples)[-KEPT:]
+        recent = list(self._samples)[-2:] if latest else recent if len(recent) >= KEPT else list(self._samples)[-KEPT:]
         if not recent:
             return None
         firm = [sample for sample in recent if sample.firm]
-        is_firm = sum(sample.busy_s for sample in firm) >= MIN_FIRM_S
+        span_s = recent[-1].answered_s - recent[0].answered_s + recent[0].busy_s
+        is_firm = sum(sample.busy_s for sample in firm) >= max(MIN_FIRM_S, FIRM_SHARE * span_s)
         used = firm if is_firm else recent
         rate = sum(s.bits for s in used) / max(1e-6, sum(s.busy_s for s in used))
         overdue_s = self._in_service_s(now_s) - self._floor_s()

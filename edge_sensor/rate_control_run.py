@@ -141,7 +141,7 @@ class RateControlTask:
             made_at = (message.point.variant, message.point.rate_scale)
             for number, rung in enumerate(self._controller.rungs):
                 if (rung.variant, rung.rate_scale) == made_at:
-                    self._controller.costs.coded(number, message.batch.images, payload_bits)
+                    self._controller.coded(number, message.batch.images, payload_bits)
 
     def answered(self, images: Sequence[Unanswered], now_s: float) -> None:
         """These images of one message have their results, or were refused."""

@@ -33,6 +33,8 @@ class World:
     around_bits: float = 800.0  # of every message, on the real link
     scale: float = 1.0  # true payload bits over the bundle's
     noise: float = 0.1
+    scene_s: float = 0.0  # a scene lasts so long, and costs by ``scenes`` more or less than the mean
+    scenes: float = 0.0
     coding_s: float = 0.02
     capacity: int = 4096
     jitter_s: float = 0.0
@@ -158,9 +160,9 @@ class _Sensor:
                 return
             images = [self._frames.popleft() for _ in range(min(1024, len(self._frames)))]
             rung = self._control.plan.rung
-            mean = len(images) * BITS[rung] * self._world.scale
+            mean = len(images) * BITS[rung] * self._world.scale * self._scene(now_s)
             payload = 8 * float(np.ceil(max(1.0, mean * self._random.normal(1, self._world.noise)) / 8))
-            self._control.costs.coded(rung, len(images), payload)
+            self._control.coded(rung, len(images), payload)
             self._coding = (now_s + self._world.coding_s, images, payload)
         if self._coding is not None and self._coding[0] <= now_s:
             _, images, payload = self._coding
@@ -168,6 +170,12 @@ class _Sensor:
             self._unsent.append((self._key, images, payload))
             self._key += 1
             self._coding = None
+
+    def _scene(self, now_s: float) -> float:
+        if not self._world.scene_s:
+            return 1.0
+        number = int(now_s / self._world.scene_s)
+        return 1 + self._world.scenes * float(np.random.default_rng((self._world.seed, number)).uniform(-1, 1))
 
     def _send(self, now_s: float) -> None:
         while self._unsent and self._control.send_in_s(now_s) <= 0:

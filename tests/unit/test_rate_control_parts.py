@@ -91,12 +91,12 @@ def test_what_is_seen_at_one_rung_corrects_the_others() -> None:
     assert [costs.image_bits(rung) for rung in range(3)] == [4.0, 10.0, 40.0]
     for _ in range(50):
         costs.coded(1, 100, 700.0)  # 7 bits an image where the bundle says 10
-    assert costs.image_bits(1) == pytest.approx(7.0)
-    assert costs.image_bits(0) == pytest.approx(1.0)
-    assert costs.image_bits(2) == pytest.approx(37.0)
+    assert costs.image_bits(1) == pytest.approx(7.0, abs=1e-3)
+    assert costs.image_bits(0) == pytest.approx(1.0, abs=1e-3)
+    assert costs.image_bits(2) == pytest.approx(37.0, abs=1e-3)
     for _ in range(50):
         costs.coded(0, 100, 800.0)  # dearer than the rung above was: a higher rung never costs less
-    assert costs.image_bits(1) == pytest.approx(8.0)
+    assert costs.image_bits(1) == pytest.approx(8.0, abs=1e-3)
     for _ in range(REMEMBERED_MESSAGES):
         costs.coded(0, 100, 100.0)
     assert costs.image_bits(1) == pytest.approx(7.0), "what was seen long ago is forgotten: 10 - 3"

@@ -13,6 +13,7 @@ snapped to a grid, as hyperprior codecs do, so that a hundred anchors need a han
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ MAX_BINS_EACH_SIDE = 4095
 FRACTIONS = 4  # with snapped ratios, a location inside its bin is snapped to a quarter of a step
 MAX_TABLES = 1 << 14  # of one operating point
 MAX_TABLE_SYMBOLS = 1 << 20  # of all of them: some 60 MB
+PART = 1 << 16  # symbols, and cells of shapes, that are worked on at once
 _SNAP_OCTAVES = 12
 
 
@@ -95,7 +97,11 @@ def derive_tables(parameters: CodecParameters, point: Point) -> Tables:
     return Tables(
         anchor=Table(_share_out(counts)) if len(counts) > 1 else None,
         level=tuple(Table(_level_frequencies(float(share))) for share in point.refine_share),
-        index=_index_tables(parameters.shapes, keys, each_side),
+        index=tuple(
+            table
+            for part in _parts(keys, each_side, parameters.shapes.shape[1])
+            for table in _index_tables(parameters.shapes, keys[part], each_side[part])
+        ),
         table_of=table_of,
         shift=np.clip(shift, -(2**30), 2**30).astype(np.int32),
         step_size=step,
@@ -137,6 +143,14 @@ def _bins_each_side(ratio: NDArray[np.float64]) -> NDArray[np.int64]:
     return bins
 
 
+def _parts(keys: NDArray[np.float64], each_side: NDArray[np.int64], cells: int) -> list[slice]:
+    """The tables that are cut at once: of as many symbols, and shapes of as many cells, as take a few megabytes."""
+    new_shape = np.diff(keys[:, 0], prepend=-1.0) > 0
+    part = np.cumsum(2 * each_side + 2 + cells * new_shape) // PART
+    bounds = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(keys)]
+    return [slice(start, end) for start, end in pairwise(bounds)]
+
+
 def _index_tables(
     shapes: NDArray[np.int64], keys: NDArray[np.float64], each_side: NDArray[np.int64]
 ) -> tuple[IndexTable, ...]:
@@ -144,6 +158,8 @@ def _index_tables(
 
     A bin is ``ratio`` spreads wide; the location lies ``fraction`` of a step above bin 0's centre.
     """
+    used, shape_of = np.unique(keys[:, 0].astype(np.int64), return_inverse=True)
+    shapes = shapes[used]
     symbols = 2 * each_side + 2  # the bins and the escape
     end = np.cumsum(symbols)
     start = end - symbols
@@ -152,7 +168,7 @@ def _index_tables(
     ratio, fraction = keys[table, 1], keys[table, 2]
     edges = (place - each_side[table]).astype(np.float64) - 0.5
     edges = (edges - fraction) * ratio
-    shape = keys[table, 0].astype(np.int64)
+    shape = shape_of[table]
     counts, cell = _cumulative(shapes, shape, edges)
     inside = counts - counts[start][table]
     free = TOTAL - symbols

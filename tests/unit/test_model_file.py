@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from codec_models import make_parameters
 
-from latentwire.codec.parameters import MAX_MAGNITUDE, CodecParameters
+from latentwire.codec.entropy_model import derive_tables
+from latentwire.codec.parameters import MAX_CELLS, MAX_MAGNITUDE, SHAPE_TOTAL_BITS, CodecParameters, Point
 from latentwire.errors import BundleCorruptError
 from latentwire.model_file import MAX_MEMBERS, MAX_MODEL_BYTES, parameters_from_bytes, parameters_to_bytes
 from latentwire.operating_point import OperatingPoint
@@ -149,3 +150,24 @@ def test_too_many_tables_are_refused_before_they_are_made(anchors: int, spread: 
     parameters.check()
     with pytest.raises(BundleCorruptError, match="more than 16384 tables or 1048576 symbols"):
         OperatingPoint.derive(parameters, "full", "test", 8.0)
+
+
+@pytest.mark.parametrize("shapes", [1, 250])
+def test_the_most_tables_are_made_in_little_memory(shapes: int) -> None:
+    d = 127
+    cumulative = np.arange(MAX_CELLS + 1) << (SHAPE_TOTAL_BITS - 13)
+    parameters = replace(
+        make_parameters(1, d, ratios_per_octave=0),
+        shapes=np.stack([cumulative] * shapes),
+        shape_of=np.arange(d) * shapes // d,
+        weights=np.ones(d),
+        spread=np.ones((2, 1, d)) + 1e-6 * np.arange(d),
+    )
+    parameters.check()
+    tracemalloc.start()
+    try:
+        tables = derive_tables(parameters, Point(1000.0, 1.0, np.ones(1), 0.0))
+        assert tracemalloc.get_traced_memory()[1] < MAX_MB << 20
+    finally:
+        tracemalloc.stop()
+    assert sum(len(table.frequencies) for table in tables.index) == d * 8192

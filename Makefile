@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export ORT_DISABLE_TELEMETRY := 1 # ONNX Runtime reports usage to its makers unless told not to
 .DEFAULT_GOAL := help
-.PHONY: help demo test check e2e bench proto golden
+.PHONY: help demo test check e2e bench bench-link proto golden
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 REQUIREMENTS := pyproject.toml constraints.txt
@@ -15,13 +15,13 @@ DEMO ?=
 PYTEST ?=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.done ## a server and a sensor as two processes, the knob turned in mid-stream (DEMO="--data cifar10")
 	$(RUN)/latentwire demo $(DEMO)
 
 test: .venv-dev/.done ## unit, golden, integration and architecture tests (PYTEST="-k codec")
-	$(DEV)/pytest -m "not docker" $(PYTEST)
+	$(DEV)/pytest -m "not docker and not link" $(PYTEST)
 
 check: .venv-dev/.done ## ruff, mypy --strict, the layers, the generated stubs
 	$(DEV)/ruff check .
@@ -30,7 +30,8 @@ check: .venv-dev/.done ## ruff, mypy --strict, the layers, the generated stubs
 	$(DEV)/lint-imports
 	$(DEV)/python tools/stubs.py check
 
-e2e: .venv-dev/.done ## the containers, brought up by a real engine
+e2e: .venv-dev/.done ## the containers, brought up by a real engine; a thin link, where namespaces can be made
+	$(DEV)/pytest -m link tests/e2e $(PYTEST)
 	@docker info >/dev/null 2>&1 || { echo "no container engine answers 'docker info'" >&2; exit 1; }
 	$(DEV)/pytest -m docker tests/e2e $(PYTEST)
 
@@ -39,6 +40,9 @@ bench: .venv/.done ## the ladder, and the code's accuracy, bits and speed (of ci
 	$(RUN)/latentwire bench codec $(if $(LATENTWIRE_DATA),,--bundle digits)
 	$(RUN)/python -m benchmarks.server_cost $(if $(LATENTWIRE_DATA),,--bundle digits)
 	$(RUN)/python -m benchmarks.stream_anchors $(if $(LATENTWIRE_DATA),,--bundle digits)
+
+bench-link: .venv-dev/.done ## ten minutes of rate control on a link of 64 to 2 kbit/s (root, iproute2, LATENTWIRE_DATA)
+	$(DEV)/python -m benchmarks.link --json docs/results/link.json --picture docs/results/link.png
 
 proto: .venv-dev/.done ## generate latentwire/v1 from proto/
 	$(DEV)/python tools/stubs.py write

@@ -5,7 +5,7 @@
 A server and a sensor as processes in two network namespaces, a token bucket (``tc … tbf``) on the way up, changed in
 steps from 64 kbit/s down to 2 and back. The sensor gets CIFAR-10's test images in an order in which the class persists,
 as a camera's does (0.95), at so many a second that the knob's top needs more than 64 kbit/s and its bottom fits 2.
-``--short`` streams digits over five steps in 40 s. Needs root and iproute2.
+``--short`` streams digits over five steps in 40 s. Needs root and iproute2; ``--relay`` does without them.
 """
 
 import json as jsonlib
@@ -27,12 +27,11 @@ import typer
 from benchmarks.link_hindsight import fixed_rates
 from benchmarks.link_report import Measured, Sample, report, show
 from benchmarks.stream_anchors import stream_order
-from benchmarks.thin_link import SERVER, ThinLink, why_not
+from benchmarks.thin_link import RelayLink, ThinLink, why_not
 from latentwire.datasets import load_test
 from latentwire.errors import LatentwireError
 from latentwire.report import write_json
 
-PORT = 50051
 SAMPLE_S = 0.25
 STOP_S = 30.0
 FOREVER = 10**9  # images: the source goes round until the sensor is stopped
@@ -51,6 +50,7 @@ class Plan:
     max_age_s: float
     settle_s: float  # after a step, before the rung is to be still
     model: str | None = None
+    relay: bool = False
 
     @property
     def seconds(self) -> float:
@@ -69,6 +69,7 @@ SHORT = Plan("digits", "digits", 300, (16e3, 8e3, 4e3, 8e3, 16e3), 8.0, 4.0, 5.0
 
 def main(
     short: Annotated[bool, typer.Option("--short", help="40 s of digits.")] = False,
+    relay: Annotated[bool, typer.Option("--relay", help="A relay of this machine instead: needs no root.")] = False,
     max_age_s: Annotated[float | None, typer.Option(help="The limit on images' age.")] = None,
     model: Annotated[str | None, typer.Option(help="Entropy model; default: the bundle's.")] = None,
     fps: Annotated[float | None, typer.Option(help="Images a second.")] = None,
@@ -78,12 +79,12 @@ def main(
     picture: Path | None = None,
 ) -> None:
     """Run, measure and print."""
-    reason = why_not()
+    reason = None if relay else why_not()
     if reason is not None:
-        raise LatentwireError(f"no thin link can be made here: {reason}")
+        raise LatentwireError(f"no thin link can be made here: {reason}; --relay is something like it")
     plan = SHORT if short else LONG
     plan = replace(plan, max_age_s=max_age_s or plan.max_age_s, each_s=each_s or plan.each_s)
-    plan = replace(plan, model=model, images_per_s=fps or plan.images_per_s)
+    plan = replace(plan, model=model, relay=relay, images_per_s=fps or plan.images_per_s)
     with tempfile.TemporaryDirectory(prefix="latentwire-link-") as folder:
         root = _camera_like(Path(folder), data_root) if plan.source == "cifar10" else None
         measured = run(plan, root, Path(folder))
@@ -100,8 +101,8 @@ def main(
 def run(plan: Plan, data_root: Path | None, folder: Path) -> Measured:
     """Run the pair over the thin link and gather what it did."""
     results = folder / "results.jsonl"
-    with ThinLink(plan.rates[0]) as link, _server(link, plan) as log:
-        options = ["--bundle", plan.bundle, "--server", f"{SERVER}:{PORT}", "--source", plan.source]
+    with (RelayLink if plan.relay else ThinLink)(plan.rates[0]) as link, _server(link, plan) as port:
+        options = ["--bundle", plan.bundle, "--server", link.reached(port), "--source", plan.source]
         options += ["--name", "link", "--limit", str(FOREVER), "--grace-s", str(STOP_S)]
         options += ["--fps", str(plan.images_per_s), "--results", str(results), "--no-progress"]
         options += ["--rate-control", "auto", "--max-age", f"{plan.max_age_s}s"]
@@ -113,14 +114,16 @@ def run(plan: Plan, data_root: Path | None, folder: Path) -> Measured:
         finally:
             _stop(sensor)  # what is in flight is answered
     if sensor.returncode:
-        raise LatentwireError(f"the sensor failed with status {sensor.returncode}; {log}")
+        raise LatentwireError(f"the sensor failed with status {sensor.returncode}; its message is above")
     lines = [jsonlib.loads(line) for line in results.read_text().splitlines()]
     answered = sorted((line for line in lines if "label" in line), key=lambda line: int(line["sequence"]))
     dropped = sum(line.get("dropped") not in (None, "stopped") for line in lines)
     return Measured(plan, start_s, tuple(samples), answered, dropped)
 
 
-def _follow(link: ThinLink, plan: Plan, results: Path, sensor: "subprocess.Popen[bytes]") -> tuple[float, list[Sample]]:
+def _follow(
+    link: ThinLink | RelayLink, plan: Plan, results: Path, sensor: "subprocess.Popen[bytes]"
+) -> tuple[float, list[Sample]]:
     """Change the link's rate from step to step, from the first answer on, and count what crosses."""
     while not results.exists() or not results.stat().st_size:
         if sensor.poll() is not None:
@@ -138,14 +141,16 @@ def _follow(link: ThinLink, plan: Plan, results: Path, sensor: "subprocess.Popen
 
 
 @contextmanager
-def _server(link: ThinLink, plan: Plan) -> Iterator[str]:
-    command = _latentwire("server", ["--bundle", plan.bundle, "--listen", f"{SERVER}:{PORT}"])
+def _server(link: ThinLink | RelayLink, plan: Plan) -> Iterator[int]:
+    """A server at the link's far end; its port."""
+    command = _latentwire("server", ["--bundle", plan.bundle, "--listen", link.listen])
     server = subprocess.Popen([*link.at("server"), *command], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None  # it was asked for
-        if not re.match("listening on ", server.stdout.readline()):
+        said = re.match(r"listening on .*:(\d+)$", server.stdout.readline())
+        if said is None:
             raise LatentwireError("the server did not start; its message is above")
-        yield "its message is above"
+        yield int(said[1])
     finally:
         _stop(server)
         if server.stdout is not None:

@@ -1,15 +1,18 @@
 """A link made thin: a veth pair between two network namespaces, its way up behind a token bucket (``tc … tbf``).
 
-Needs root and iproute2. Where that is not to be had, ``why_not`` says why.
+Needs root and iproute2. Where that is not to be had, ``why_not`` says why, and ``RelayLink`` is something like it.
 """
 
 import os
 import re
 import shutil
 import subprocess
+import time
 from types import TracebackType
 
-SERVER, SENSOR = "10.213.7.1", "10.213.7.2"
+from latentwire.relay import CountingRelay
+
+SERVER, SENSOR, PORT = "10.213.7.1", "10.213.7.2", 50051
 MTU = (
     576  # the classic of thin links; a bucket must hold a whole packet, and what it holds is sent at once after a pause
 )
@@ -32,7 +35,12 @@ def why_not() -> str | None:
 
 
 class ThinLink:
-    """The two namespaces, while in its ``with`` block; what runs in one of them is prefixed with ``at(…)``."""
+    """The two namespaces, while in its ``with`` block; what runs in one of them is prefixed with ``at(…)``.
+
+    The server listens on ``listen``.
+    """
+
+    listen = f"{SERVER}:{PORT}"
 
     def __init__(self, bits_per_s: float) -> None:
         """The way from sensor to server carries so much; the way back is not limited."""
@@ -65,6 +73,11 @@ class ThinLink:
         """What a command in that namespace begins with."""
         return ["ip", "netns", "exec", _name(side)]
 
+    @staticmethod
+    def reached(port: int) -> str:
+        """Where the sensor finds the server that listens on ``port``."""
+        return f"{SERVER}:{port}"
+
     def set_rate(self, bits_per_s: float) -> None:
         """From now on."""
         self._limit("change", bits_per_s)
@@ -79,6 +92,46 @@ class ThinLink:
     def _limit(self, verb: str, bits_per_s: float) -> None:
         bucket = ("rate", f"{round(bits_per_s)}bit", "burst", str(BURST_BYTES), "limit", str(QUEUE_BYTES))
         _run(*self.at("sensor"), "tc", "qdisc", verb, "dev", "thin", "root", "tbf", *bucket)
+
+
+class RelayLink:
+    """Something like it without root: a relay that lets through no more; headers of IP and TCP do not count."""
+
+    listen = "127.0.0.1:0"
+
+    def __init__(self, bits_per_s: float) -> None:
+        """The way from sensor to server carries so much."""
+        self._bits_per_s = bits_per_s
+        self._relay: CountingRelay | None = None
+
+    def __enter__(self) -> "RelayLink":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._relay is not None:
+            self._relay.__exit__(kind, error, trace)
+
+    @staticmethod
+    def at(side: str) -> list[str]:
+        """Nothing: both run here."""
+        return []
+
+    def reached(self, port: int) -> str:
+        """Where the sensor finds the server that listens on ``port``."""
+        self._relay = CountingRelay("127.0.0.1", port, self._bits_per_s).__enter__()
+        return f"127.0.0.1:{self._relay.port}"
+
+    def set_rate(self, bits_per_s: float) -> None:
+        """From now on."""
+        assert self._relay is not None, "the server is reached first"
+        self._relay.up_bits_per_s = bits_per_s
+
+    def counted(self) -> tuple[int, int]:
+        """Bytes that went up so far; what waits is not known."""
+        assert self._relay is not None, "the server is reached first"
+        return self._relay.up_bytes_at(time.monotonic()), 0
 
 
 def _name(side: str) -> str:

@@ -52,9 +52,10 @@ class GatedSource:
             return EVERY
         if self.live and frame.captured_s < self._due_s:
             return FPS
-        # On from when it was due, so that the mean rate is the one asked for; from now after a gap.
-        late_s = frame.captured_s - self._due_s
-        self._due_s = (self._due_s if late_s < self._period_s else frame.captured_s) + self._period_s
+        if number >= self.unpaced:
+            # On from when it was due, so that the mean rate is the one asked for; from now after a gap.
+            late_s = frame.captured_s - self._due_s
+            self._due_s = (self._due_s if late_s < self._period_s else frame.captured_s) + self._period_s
         if self._motion is not None and not self._motion.changed(frame.image):
             return UNCHANGED
         return None

@@ -141,3 +141,13 @@ def test_the_options_work_on_any_source(tmp_path: Path) -> None:
 def test_a_bad_option_says_what_to_do(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be"):
         SourceOptions(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_a_recorded_source_is_not_held_to_the_rate_for_what_is_passed_over() -> None:
+    source = Source(*[0.0] * 100, live=False)
+    gated = GatedSource(source, SourceOptions(fps=10), clock=source.clock, sleep=source.sleep)
+    gated.unpaced = 90
+    assert len(taken(list(gated))) == 100
+    assert source.read_at[90] == 0.0
+    assert source.read_at[91] == pytest.approx(0.1)
+    assert source.read_at[99] == pytest.approx(0.9)

@@ -186,3 +186,18 @@ def test_a_source_that_fails_ends_the_queue_with_its_error(raised: Exception, ex
     assert items(queue.take(1, 0.0)) == ["0"]
     with pytest.raises(SourceError, match=expected):
         queue.take(1, 0.0)
+
+
+def test_what_an_earlier_process_is_done_with_is_passed_over_in_all_rounds() -> None:
+    queue, drops = FrameQueue(100), Drops()
+    found = (frame(0), Dropped("broken", "ImageError"), frame(1), frame(2))
+    source = Recorded(*found)
+    thread = start_capture(source, queue, drops, again=True, done=6)
+    frames: list[Frame] = []
+    while len(frames) < 4:
+        frames += queue.take(100, delay_s=0.0) or []
+    queue.end()
+    thread.join(2)
+    assert items(frames)[:4] == ["1", "2", "0", "1"], "the second round's third item comes first"
+    assert [f.place for f in frames][:4] == [7, 8, 9, 11]
+    assert drops.counts["ImageError"] >= 1

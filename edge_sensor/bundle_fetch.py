@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from edge_sensor.bundle_store import BundleStore
-from edge_sensor.channel import Backoff, open_channel, refusal
+from edge_sensor.channel import Backoff, Dialer, refusal
 from latentwire.bundle import FileEntry, Manifest
 from latentwire.errors import LatentwireError, MalformedMessageError, error_named
 from latentwire.operating_point import OperatingPoint
@@ -43,9 +43,9 @@ class BundleClient:
     Cancel a call to give up. ``close`` when done.
     """
 
-    def __init__(self, server: str, max_backoff_s: float, clock: Clock = time.monotonic) -> None:
-        """``server`` is HOST:PORT."""
-        self._server = server
+    def __init__(self, dialer: Dialer, max_backoff_s: float, clock: Clock = time.monotonic) -> None:
+        """``dialer`` reaches the server."""
+        self._dialer = dialer
         self._backoff = Backoff(ceiling_s=max_backoff_s)
         self._clock = clock
         self._channel: grpc.aio.Channel | None = None
@@ -60,7 +60,8 @@ class BundleClient:
         """Fetch a bundle's manifest into the store; raises what the server or the store refuses it with."""
 
         async def get(stub: "BundlesAsyncStub") -> pb.GetManifestResponse:
-            return await stub.GetManifest(pb.GetManifestRequest(bundle_digest=digest), timeout=CALL_TIMEOUT_S)
+            request = pb.GetManifestRequest(bundle_digest=digest)
+            return await stub.GetManifest(request, timeout=CALL_TIMEOUT_S, metadata=self._dialer.metadata)
 
         answer = await self._until_answered(get)
         return await asyncio.to_thread(store.add_manifest, digest, answer.manifest_json, answer.signature)
@@ -71,7 +72,7 @@ class BundleClient:
         log.info("fetching %s from byte %d of %d", entry.path, here, entry.bytes)
         while here < entry.bytes:
             begun_s = self._clock()
-            data = await self._until_answered(lambda stub, o=here, s=size: _piece(stub, entry, o, s))  # type: ignore[misc]
+            data = await self._until_answered(lambda stub, o=here, s=size: self._piece(stub, entry, o, s))  # type: ignore[misc]
             here = await asyncio.to_thread(store.append, entry, data)
             taken_s = self._clock() - begun_s
             size = next_piece_bytes(size, taken_s)
@@ -94,7 +95,7 @@ class BundleClient:
 
         async def ask(stub: "BundlesAsyncStub") -> None:
             try:
-                await stub.CheckOperatingPoint(request, timeout=CALL_TIMEOUT_S)
+                await stub.CheckOperatingPoint(request, timeout=CALL_TIMEOUT_S, metadata=self._dialer.metadata)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNIMPLEMENTED or error_named(error.details() or ""):
                     raise
@@ -105,37 +106,37 @@ class BundleClient:
     async def _until_answered(self, call: "Callable[[BundlesAsyncStub], Awaitable[T]]") -> T:
         while True:
             if self._channel is None:
-                self._channel = open_channel(self._server)
+                self._channel = await self._dialer.open()
             try:
                 answer = await call(BundlesStub(self._channel))
                 self._backoff.reset()
                 return answer
             except grpc.aio.AioRpcError as error:
                 await self.close()
-                if (refused := _refused(error, self._server)) is not None:
+                if (refused := _refused(error, self._dialer.server)) is not None:
                     raise refused from None
                 pause_s = self._backoff.next_s()
                 log.warning("the server hands no bundle out (%s); next attempt in %.1f s", error.code().name, pause_s)
             await asyncio.sleep(pause_s)
+
+    async def _piece(self, stub: "BundlesAsyncStub", entry: FileEntry, offset: int, size: int) -> bytes:
+        """The file's next bytes from ``offset`` on, at most ``size``, at least one."""
+        request = pb.GetFileRequest(sha256=entry.sha256, offset=offset, max_bytes=size)
+        data = b""
+        async for chunk in stub.GetFile(request, timeout=CALL_TIMEOUT_S, metadata=self._dialer.metadata):
+            if chunk.offset != offset + len(data) or len(data) + len(chunk.data) > size:
+                raise MalformedMessageError(f"the server hands out other bytes of {entry.path} than it was asked for")
+            data += chunk.data
+        if not data:
+            wanted = f"the {entry.bytes} bytes of its manifest"
+            raise MalformedMessageError(f"the server's {entry.path} ends before {wanted}")
+        return data
 
 
 def next_piece_bytes(size: int, taken_s: float) -> int:
     """How much to ask for after a piece of ``size`` bytes took so long: at most twice as much, for ``PIECE_S``."""
     fitting = int(size * min(2.0, PIECE_S / max(taken_s, 1e-3)))
     return min(max(fitting, MIN_PIECE_BYTES), MAX_PIECE_BYTES)
-
-
-async def _piece(stub: "BundlesAsyncStub", entry: FileEntry, offset: int, size: int) -> bytes:
-    """The file's next bytes from ``offset`` on, at most ``size``, at least one."""
-    request = pb.GetFileRequest(sha256=entry.sha256, offset=offset, max_bytes=size)
-    data = b""
-    async for chunk in stub.GetFile(request, timeout=CALL_TIMEOUT_S):
-        if chunk.offset != offset + len(data) or len(data) + len(chunk.data) > size:
-            raise MalformedMessageError(f"the server hands out other bytes of {entry.path} than it was asked for")
-        data += chunk.data
-    if not data:
-        raise MalformedMessageError(f"the server's {entry.path} ends before the {entry.bytes} bytes of its manifest")
-    return data
 
 
 def _refused(error: grpc.aio.AioRpcError, server: str) -> LatentwireError | None:

@@ -1,11 +1,13 @@
 """The gRPC channel, and what a stream's end means."""
 
+import asyncio
 import random
 from collections.abc import Callable
 
 import grpc
 
 from latentwire.errors import LatentwireError, ProtocolError, error_named
+from latentwire.tls import Access, Reloaded
 
 _MAX_RECEIVE_BYTES = 4 << 20
 
@@ -28,15 +30,27 @@ _FATAL = (
 )
 
 
-def open_channel(server: str, keepalive_s: float = 20.0) -> grpc.aio.Channel:
-    """A channel to ``HOST:PORT``; nothing is connected yet.
+class Dialer:
+    """Opens channels to one server, as its settings say; every call on them carries ``metadata``."""
 
-    While a stream is open and silent it pings every ``keepalive_s``, and waits as long again for the answer: a link
-    that died without a word (a mast's modem) is noticed within twice that.
-    """
-    keepalive_ms = round(1000 * keepalive_s)
-    keepalive = (("grpc.keepalive_time_ms", keepalive_ms), ("grpc.keepalive_timeout_ms", keepalive_ms))
-    return grpc.aio.insecure_channel(server, options=(*_OPTIONS, *keepalive))
+    def __init__(self, server: str, access: Access) -> None:
+        """``server`` is HOST:PORT. Reads files; raises CertificateError if they cannot be used."""
+        self.server = server
+        self.metadata = access.metadata
+        self._credentials: Reloaded[grpc.ChannelCredentials] | None = access.credentials()
+
+    async def open(self, keepalive_s: float = 20.0) -> grpc.aio.Channel:
+        """A channel, with the certificates as they are on disk now; nothing is connected yet.
+
+        While a stream is open and silent it pings every ``keepalive_s``, and waits as long again for the answer: a
+        link that died without a word (a mast's modem) is noticed within twice that.
+        """
+        keepalive_ms = round(1000 * keepalive_s)
+        keepalive = (("grpc.keepalive_time_ms", keepalive_ms), ("grpc.keepalive_timeout_ms", keepalive_ms))
+        options = (*_OPTIONS, *keepalive)
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.server, options=options)
+        return grpc.aio.secure_channel(self.server, await asyncio.to_thread(self._credentials.get), options=options)
 
 
 def refusal(error: grpc.aio.AioRpcError, server: str) -> LatentwireError | None:

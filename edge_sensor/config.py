@@ -10,6 +10,7 @@ from edge_sensor.sources import SourceOptions, without_password
 from edge_sensor.spool import Full
 from edge_sensor.spool_file import MIN_SPOOL_BYTES, Sync
 from latentwire.messages import RateControl
+from latentwire.tls import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class SensorConfig:
     Attributes:
         bundle: folder of the bundle, or the name of a shipped one.
         server: ``HOST:PORT`` of the server.
+        access: how the server is reached, and by what it knows this sensor.
         source: ``digits``, ``cifar10`` or ``cifar100`` (their test splits), an image file, a folder of
             images, a video file, a camera's index or device file, or the URL of an RTSP or HTTP stream.
         source_options: which of its images are taken.
@@ -92,11 +94,13 @@ class SensorConfig:
     source_options: SourceOptions = field(default_factory=SourceOptions)
     metrics: str | None = None
     run_dir: Path | None = None
+    access: Access = field(default_factory=Access)
 
     def __post_init__(self) -> None:
         """Check every setting."""
         if _port(self.server) < 1:
             raise ValueError(f"server must be HOST:PORT, for example 127.0.0.1:50051, not {self.server!r}")
+        self.access.check(self.server)
         if self.metrics is not None and _port(self.metrics) < 0:
             raise ValueError(f"metrics must be HOST:PORT, for example 127.0.0.1:9108, not {self.metrics!r}")
         if not 1 <= len(self.name) <= 128 or not self.name.isprintable():

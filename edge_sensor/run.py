@@ -16,6 +16,7 @@ from typing import Any
 from edge_sensor.bundle_fetch import BundleClient
 from edge_sensor.bundle_store import BundleStore
 from edge_sensor.capture import CaptureCounts, start_capture
+from edge_sensor.channel import Dialer
 from edge_sensor.coder import Caps, MessageCoder, Observer
 from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
@@ -134,7 +135,7 @@ class _Run:
             self._services.append(self._spooled.run)
         self._recorder = Recorder(self._writer, self._session.backlog.answered)
         self._services.append(self._recorder.run)
-        client = BundleClient(config.server, config.max_backoff_s)
+        client = BundleClient(Dialer(config.server, config.access), config.max_backoff_s)
         updater = Updater(self._session, parts.first.tuner, self._queue, client, parts.store)
         self._services.append(updater.run)
         self._commands = Commands(self._session, parts.first.tuner, self._queue, updater, self._control)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import grpc
 
-from edge_sensor.channel import Backoff, open_channel, refusal
+from edge_sensor.channel import Backoff, Dialer, refusal
 from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
 from edge_sensor.ledger import Ledger
@@ -113,6 +113,7 @@ class StreamClient:
         self._observers = observers
         self._pace = pace
         self._clock = clock
+        self._dialer = Dialer(config.server, config.access)
         self._backoff = Backoff(ceiling_s=config.max_backoff_s)
         self._welcomes = 0
         self._patient = config.spool is not None  # waits for a first server as long as it takes
@@ -171,8 +172,8 @@ class StreamClient:
         if not self._welcomes and not self._patient:
             timeout_s = min(timeout_s, max(0.1, begun_s + self._config.connect_timeout_s - self._clock()))
         try:
-            async with open_channel(self._config.server, self._config.keepalive_s) as channel:
-                call = SensorsStub(channel).Stream(None)
+            async with await self._dialer.open(self._config.keepalive_s) as channel:
+                call = SensorsStub(channel).Stream(None, metadata=self._dialer.metadata)
                 try:
                     link = await self._greet(call, timeout_s)
                     await self._serve(link)

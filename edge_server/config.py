@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from latentwire.messages import Limits
+from latentwire.tls import is_loopback, pair_of
 
 MESSAGE_OVERHEAD_BYTES = 256 * 1024  # room for what is no payload: a hello that names many operating points
 
@@ -28,6 +29,11 @@ class ServerConfig:
         command_timeout_s: ceiling on the wait for a sensor to carry a command out.
         grace_s: at the end, how long sensors have to finish and leave by themselves.
         library: a folder of further bundles, which may be pushed to sensors; None for no other than ``bundle``.
+        tls_cert: PEM file of the server's certificate; None is plain text.
+        tls_key: PEM file of its private key.
+        tls_ca: PEM file of the authority that every peer's certificate must come from; None asks for none.
+        tokens: file of tokens that peers are known by instead: ``latentwire://ROLE/NAME sha256:HEX`` lines.
+        insecure: listen beyond this machine although the link is plain text, or nobody is asked who they are.
     """
 
     bundle: str | Path
@@ -44,6 +50,11 @@ class ServerConfig:
     command_timeout_s: float = 60.0
     grace_s: float = 5.0
     library: str | Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    tokens: Path | None = None
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -70,6 +81,23 @@ class ServerConfig:
             raise ValueError("limits must be at least 1: raise max_images_per_message and max_payload_bytes")
         if limits.max_unanswered_images < limits.max_images_per_message:
             raise ValueError("max_unanswered_images must be at least max_images_per_message, or no message fits")
+        self._check_identity()
+
+    def _check_identity(self) -> None:
+        pair = pair_of(self.tls_cert, self.tls_key)
+        if self.tls_ca is not None and pair is None:
+            raise ValueError("tls_ca needs tls_cert and tls_key, the server's own")
+        if self.tls_ca is not None and self.tokens is not None:  # gRPC for Python asks every peer for one, or none
+            raise ValueError("tls_ca has every peer show a certificate, and tokens knows them otherwise: give one")
+        if self.insecure or is_loopback(self.listen):
+            return
+        if pair is None:
+            raise ValueError(
+                f"plain text on {self.listen} can be read and changed by anyone on the way: give tls_cert and "
+                "tls_key (latentwire certs init makes them), or insecure"
+            )
+        if self.tls_ca is None and self.tokens is None:
+            raise ValueError(f"on {self.listen} anyone could control all sensors: give tls_ca or tokens, or insecure")
 
     @property
     def max_message_bytes(self) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Awaitable
@@ -14,6 +13,7 @@ from edge_server.moves import ANSWER_MARGIN_S, Moves
 from edge_server.pipeline import ServedPoint
 from edge_server.rate_control import command_rate_control
 from edge_server.registry import Registry, Sensor, rate_of
+from edge_server.rights import audit
 from edge_server.stats import PointCounts
 from edge_server.status import or_refuse
 from latentwire import messages as m
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import grpc
 
     Context = grpc.aio.ServicerContext[Any, Any]
-
-log = logging.getLogger("latentwire.server.control")
 
 MIN_WATCH_INTERVAL_S = 0.1
 MAX_WATCH_INTERVAL_S = 60.0
@@ -148,13 +146,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             result = f"{error.error_name}: {error}"
             raise
         finally:
-            log.info(
-                "%s peer=%s seconds=%.3f result=%r",
-                action,
-                context.peer(),
-                time.monotonic() - started,
-                result,
-            )
+            audit(action, context.peer(), result, time.monotonic() - started)
 
     async def _set_rate(self, request: control_pb2.SetRateRequest, context: "Context") -> control_pb2.SetRateResponse:
         sensor = self._registry.find(request.sensor)

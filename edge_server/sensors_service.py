@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from edge_server.connection import Connection, Core
 from edge_server.pipeline import ServedPoint
 from edge_server.registry import Link, Registry, Sensor
+from edge_server.rights import check_speaks_for
 from edge_server.status import or_refuse
 from latentwire import messages as m
 from latentwire import wire
@@ -86,6 +87,7 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
     async def _admit(self, incoming: AsyncIterator[stream_pb2.SensorMessage]) -> tuple[m.Hello, list[ServedPoint]]:
         """A hello that can be served, and the operating points it announces, verified."""
         hello = await self._hello(incoming)
+        check_speaks_for(hello.sensor)
         self._check(hello)
         await asyncio.to_thread(self._core.library.load, hello)  # not where tables are derived: no stream waits there
         loop = asyncio.get_running_loop()

@@ -19,9 +19,10 @@ from edge_server.bundles_service import BundlesService
 from edge_server.config import ServerConfig, parse_address
 from edge_server.connection import Core
 from edge_server.control_service import ControlService
-from edge_server.listening import add_port, check_free
+from edge_server.listening import add_port, check_free, credentials_of, identities_of
 from edge_server.pipeline import Answered, Job, Pipeline
 from edge_server.registry import Registry
+from edge_server.rights import RightsInterceptor
 from edge_server.sensors_service import SensorsService
 from edge_server.stats import Clock
 from latentwire import __version__
@@ -63,17 +64,19 @@ class Server:
     async def start(self) -> int:
         """Load and warm the decoders, listen, serve; returns the port.
 
-        Raises ListenError, a BundleError or an InferenceError; nothing is left open then.
+        Raises ListenError, CertificateError, a BundleError or an InferenceError; nothing is left open then.
         """
         async with contextlib.AsyncExitStack() as stack:
             await asyncio.to_thread(check_free, self.config.listen)
+            identities = await asyncio.to_thread(identities_of, self.config)
+            credentials = await asyncio.to_thread(credentials_of, self.config)
             core = await self._core(stack)
             registry = Registry(self.config.max_sessions, self.config.limits.max_unanswered_images, self._clock)
             self._sensors = SensorsService(core, registry, self.config.hello_timeout_s)
             self._control = ControlService(core, registry, self.config.command_timeout_s)
-            self._grpc = grpc.aio.server(options=_options(self.config))
+            self._grpc = grpc.aio.server(interceptors=[RightsInterceptor(identities)], options=_options(self.config))
             await self._register(BundlesService(core.library, core.tables))
-            port = add_port(self._grpc, self.config.listen)
+            port = add_port(self._grpc, self.config.listen, credentials)
             await self._grpc.start()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()

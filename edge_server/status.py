@@ -30,6 +30,8 @@ STATUS_OF_ERROR: dict[type[BaseException], grpc.StatusCode] = {
     errors.UnknownOperatingPointError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SequenceError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SupersededError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotAuthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.ControlError: grpc.StatusCode.UNIMPLEMENTED,
     errors.UnknownSensorError: grpc.StatusCode.NOT_FOUND,
     errors.CommandRefusedError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -38,9 +40,16 @@ STATUS_OF_ERROR: dict[type[BaseException], grpc.StatusCode] = {
 
 
 def refusal(error: errors.LatentwireError) -> tuple[grpc.StatusCode, str]:
-    """The status that ends a call for ``error``, and its details: ``ErrorName: message`` in one line."""
+    """The status that ends a call for ``error``, and its details: ``ErrorName: message`` in one line.
+
+    What keeps a peer out is not told to it, but a general sentence.
+    """
     code = next(STATUS_OF_ERROR[base] for base in type(error).__mro__ if base in STATUS_OF_ERROR)
-    details = " ".join(f"{error.error_name}: {error}".split())
+    if isinstance(error, errors.NotAuthenticatedError | errors.NotAllowedError):
+        message = error.told
+    else:
+        message = str(error)
+    details = " ".join(f"{error.error_name}: {message}".split())
     return code, details[:MAX_DETAILS_CHARACTERS]
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
 from latentwire import errors, wire
 from latentwire.messages import BundleInfo, Rate, RateControl, SensorInfo
+from latentwire.tls import Access
 from latentwire.v1 import control_pb2, control_pb2_grpc
 
 T = TypeVar("T")
@@ -20,12 +21,23 @@ class ControlClient:
     call with, as the class of ``latentwire.errors`` that it names.
     """
 
-    def __init__(self, target: str, timeout_s: float = 10.0) -> None:
-        """``target`` is HOST:PORT; ``timeout_s`` the deadline of the calls that do not wait for a sensor."""
+    def __init__(self, target: str, timeout_s: float = 10.0, access: Access | None = None) -> None:
+        """``target`` is HOST:PORT; ``timeout_s`` the deadline of the calls that do not wait for a sensor.
+
+        ``access`` says how the server is reached and by what it knows us; None is plain text to this machine. Raises
+        ``ValueError`` where that is not allowed, and CertificateError.
+        """
+        access = access or Access()
+        access.check(target)
         self.target = target
         self.timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target)
-        self._stub = control_pb2_grpc.ControlStub(self._channel)
+        self._secure = access.authority is not None
+        credentials = access.credentials()
+        self._channel = (
+            grpc.insecure_channel(target) if credentials is None else grpc.secure_channel(target, credentials.get())
+        )
+        named = grpc.intercept_channel(self._channel, _Metadata(access.metadata))
+        self._stub = control_pb2_grpc.ControlStub(named)
 
     def __enter__(self) -> "ControlClient":
         """Itself."""
@@ -129,12 +141,29 @@ class ControlClient:
             grpc.StatusCode.DEADLINE_EXCEEDED,
             grpc.StatusCode.CANCELLED,
         ):
-            raise errors.ServerUnavailableError(
-                f"no server answers at {self.target}: start 'latentwire server', or correct --server"
-            ) from error
+            hint = "start 'latentwire server', or correct --server"
+            if self._secure:
+                hint += f"; if there is one, its log says whether it refused this certificate (here: {details})"
+            raise errors.ServerUnavailableError(f"no server answers at {self.target}: {hint}") from error
         raise errors.error_named(details) or errors.LatentwireError(
             f"the server answered {code.name}: {details}"
         ) from error
+
+
+class _Metadata(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Puts who we are into every call."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return continuation(self._with(client_call_details), request)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return continuation(self._with(client_call_details), request)
+
+    def _with(self, details: Any) -> Any:
+        return details._replace(metadata=(*(details.metadata or ()), *self._metadata))
 
 
 def _late(sensor: str) -> str:

@@ -22,6 +22,10 @@
     │   ├── UnknownOperatingPointError    a batch names an operating point never announced
     │   ├── SequenceError                 a batch leaves a hole in the sequence
     │   └── SupersededError               another process took this sensor's name
+    ├── IdentityError                     who somebody is, and what they may do
+    │   ├── CertificateError              ours: a certificate, key or token cannot be made, read or used
+    │   ├── NotAuthenticatedError         the peer's: it does not say who it is, or is not known
+    │   └── NotAllowedError               the peer's: it is known, and may not do that
     ├── ControlError                      a control call cannot be done
     │   ├── UnknownSensorError            no sensor of that name has connected
     │   └── CommandRefusedError           the sensor refused the command, or did not answer in time
@@ -128,6 +132,26 @@ class SequenceError(ProtocolError):
 
 class SupersededError(ProtocolError):
     """Another process took this sensor's name on the server."""
+
+
+class IdentityError(LatentwireError):
+    """Who somebody is, and what they may do."""
+
+
+class CertificateError(IdentityError):
+    """A certificate, a key or a token cannot be made, read or used."""
+
+
+class NotAuthenticatedError(IdentityError):
+    """The peer does not say who it is, or is not known. Why is for the server's log; peers are told ``told``."""
+
+    told = "this server does not know you: give a certificate or a token that it knows"
+
+
+class NotAllowedError(IdentityError):
+    """The peer is known, and may not do that. Why is for the server's log; peers are told ``told``."""
+
+    told = "you may not do that on this server: ask who runs it"
 
 
 class ControlError(LatentwireError):

@@ -18,12 +18,13 @@ from rich.markup import escape
 from latentwire import __version__, logs
 from latentwire.cli import bench as bench_commands
 from latentwire.cli import bundle as bundle_commands
+from latentwire.cli import certs as certs_commands
 from latentwire.cli import ctl as ctl_commands
 from latentwire.cli import method as method_commands
 from latentwire.cli import sensor as sensor_commands
 from latentwire.cli import training as training_commands
 from latentwire.cli import upgrade as upgrade_commands
-from latentwire.cli.options import BundleOption, DataRoot, JsonFile, wrong_use
+from latentwire.cli.options import BundleOption, DataRoot, Insecure, JsonFile, TlsCa, TlsCert, TlsKey, wrong_use
 from latentwire.codec import coder as range_coder
 from latentwire.errors import LatentwireError
 
@@ -31,6 +32,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LATENTW
 app = typer.Typer(no_args_is_help=True, context_settings=CONTEXT, pretty_exceptions_enable=False, add_completion=False)
 app.add_typer(bench_commands.app, name="bench")
 app.add_typer(bundle_commands.app, name="bundle")
+app.add_typer(certs_commands.app, name="certs")
 app.add_typer(ctl_commands.app, name="ctl")
 app.add_typer(sensor_commands.app, name="sensor")
 app.add_typer(training_commands.app, name="train")
@@ -102,6 +104,13 @@ def server(
     library: Annotated[
         Path | None, typer.Option(help="A folder of further bundles, to push to sensors and decode beside the first.")
     ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File of the tokens that peers are known by; see latentwire certs token.")
+    ] = None,
+    insecure: Insecure = False,
 ) -> None:
     """Decode and classify what sensors send; serve their control."""
     from edge_server.config import ServerConfig
@@ -116,6 +125,11 @@ def server(
             batch_delay_s=batch_delay_s,
             grace_s=grace_s,
             library=library,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_ca=tls_ca,
+            tokens=tokens,
+            insecure=insecure,
         )
     run_server_blocking(config)
 

@@ -1,15 +1,18 @@
 """``latentwire ctl``: a server's sensors and their knobs."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from latentwire.cli import units
-from latentwire.cli.options import wrong_use
+from latentwire.cli.options import Insecure, TlsCa, TlsCert, TlsKey, TokenFile, access_of, wrong_use
 from latentwire.messages import Rate, SensorInfo
+
+if TYPE_CHECKING:
+    from latentwire.control_client import ControlClient
 
 app = typer.Typer(no_args_is_help=True, help="See the sensors of a running server and turn their knobs.")
 rate_app = typer.Typer(no_args_is_help=True, help="A sensor's rate scale.")
@@ -27,9 +30,17 @@ MoveTimeout = Annotated[
 def ctl(
     context: typer.Context,
     server: Annotated[str, typer.Option(help="HOST:PORT of the server.")] = "127.0.0.1:50051",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
 ) -> None:
     """See the sensors of a running server and turn their knobs."""
-    context.obj = server
+    with wrong_use():
+        access = access_of("ctl", tls_ca, tls_cert, tls_key, token_file, insecure)
+        access.check(server)
+    context.obj = (server, access)
 
 
 @app.command("sensors")
@@ -40,9 +51,7 @@ def ctl_sensors(
     import json as json_module
     from dataclasses import asdict
 
-    from latentwire.control_client import ControlClient
-
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         sensors = control.list_sensors()
     if json:
         print(json_module.dumps([asdict(info) for info in sensors], indent=1))
@@ -58,9 +67,7 @@ def ctl_watch(
     """Show the sensors as they change, until interrupted."""
     from rich.live import Live
 
-    from latentwire.control_client import ControlClient
-
-    with ControlClient(context.obj) as control, Live(auto_refresh=False) as live:
+    with _client(context) as control, Live(auto_refresh=False) as live:
         for sensors in control.watch(interval_s):
             live.update(_sensor_table(sensors), refresh=True)
 
@@ -68,9 +75,7 @@ def ctl_watch(
 @rate_app.command("get")
 def ctl_rate_get(context: typer.Context, name: str) -> None:
     """Print a sensor's rate scale and what it costs."""
-    from latentwire.control_client import ControlClient
-
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         rate = control.get_rate(name)
     print(_rate_line(rate))
     print(f"turned: {rate.control.described()}")
@@ -84,9 +89,7 @@ def ctl_rate_set(
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest wait for the first batch at the new rate.")] = 30.0,
 ) -> None:
     """Turn a sensor's knob; returns when the first batch at the new rate has been decoded."""
-    from latentwire.control_client import ControlClient
-
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         before, after = control.set_rate(name, rate_scale, timeout_s)
     print(f"before: {_rate_line(before)}\nafter:  {_rate_line(after)}")
     if before.control.by_itself and not after.control.by_itself:
@@ -101,11 +104,10 @@ def ctl_rate_auto(
     off: Annotated[bool, typer.Option("--off", help="No longer; the rate stays where it is.")] = False,
 ) -> None:
     """Have a sensor turn its knob by itself, so that its images' age stays under a limit; 'rate set' ends it."""
-    from latentwire.control_client import ControlClient
 
     with wrong_use():
         max_age_s = None if max_age is None else units.seconds(max_age)
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         print(f"{name}: {control.set_automatic(name, not off, max_age_s).described()}")
 
 
@@ -116,11 +118,10 @@ def ctl_rate_budget(
     budget: Annotated[str, typer.Argument(help="Like 2kbit/s, framing in; 'none' lifts it.")],
 ) -> None:
     """Put a ceiling on what a sensor sends; it turns its knob to keep under it. 'rate set' lifts it too."""
-    from latentwire.control_client import ControlClient
 
     with wrong_use():
         bits_per_s = None if budget == "none" else units.bits_per_s(budget)
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         print(f"{name}: {control.set_budget(name, bits_per_s).described()}")
 
 
@@ -130,9 +131,7 @@ def ctl_variant_set(context: typer.Context, name: str, variant: str, timeout_s: 
 
     Returns when the first batch coded with it has been decoded.
     """
-    from latentwire.control_client import ControlClient
-
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         before, after = control.set_variant(name, variant, timeout_s)
     print(f"before: {_rate_line(before)}\nafter:  {_rate_line(after)}")
 
@@ -140,9 +139,7 @@ def ctl_variant_set(context: typer.Context, name: str, variant: str, timeout_s: 
 @bundle_app.command("list")
 def ctl_bundle_list(context: typer.Context) -> None:
     """List the bundles that the server holds."""
-    from latentwire.control_client import ControlClient
-
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         bundles = control.list_bundles()
     table = Table("model id", "digest", "variants", "signed", "bytes for a sensor")
     for info in bundles:
@@ -170,13 +167,19 @@ def ctl_bundle_push(
     from pathlib import Path
 
     from latentwire.bundle import read_manifest
-    from latentwire.control_client import ControlClient
 
     if Path(bundle).is_dir():
         _, bundle = read_manifest(Path(bundle))
-    with ControlClient(context.obj) as control:
+    with _client(context) as control:
         before, after = control.push_bundle(name, bundle, variant, timeout_s)
     print(f"before: {_rate_line(before)}\nafter:  {_rate_line(after)}")
+
+
+def _client(context: typer.Context) -> "ControlClient":
+    from latentwire.control_client import ControlClient
+
+    server, access = context.obj
+    return ControlClient(server, access=access)
 
 
 def _rate_line(rate: Rate) -> str:

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from latentwire.cli import units
-from latentwire.cli.options import BundleOption, DataRoot, wrong_use
+from latentwire.cli.options import (
+    BundleOption,
+    DataRoot,
+    Insecure,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    TokenFile,
+    access_of,
+    wrong_use,
+)
 from latentwire.errors import LatentwireError
 from latentwire.messages import RateControl
 
@@ -87,6 +97,11 @@ def sensor(
     bundle_key: Annotated[
         Path | None, typer.Option(help="Take only bundles signed by this Ed25519 public key (PEM).")
     ] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
 ) -> None:
     """Stream a source's images to a server as a few bytes each."""
     if context.invoked_subcommand is not None:
@@ -131,6 +146,7 @@ def sensor(
             run_dir=run_dir,
             bundle_store=bundle_store,
             bundle_key=bundle_key,
+            access=access_of("sensor", tls_ca, tls_cert, tls_key, token_file, insecure),
         )
     run_sensor(config)
 

@@ -359,17 +359,17 @@ def test_nobody_at_the_address_is_said_with_what_to_do() -> None:
 async def test_every_change_is_logged_with_who_what_and_result(
     address: str, sensor: RawSensor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "latentwire.server.control")
+    caplog.set_level(logging.INFO, "latentwire.audit")
     with pytest.raises(errors.RateScaleError):
         await setting(address, 99.0)
     turning = asyncio.create_task(setting(address, 4.0))
     command = await hear_command(sensor)
     await sensor.send(sensor.announcement(4.0, command_id=command.command_id), sensor.batch(8, 1))
     await turning
-    refused, done = [r.message for r in caplog.records if r.name == "latentwire.server.control"]
-    assert refused.startswith("SetRate sensor='cam' rate_scale=99 peer=ipv4:127.0.0.1:")
+    refused, done = [r.message for r in caplog.records if r.name == "latentwire.audit"]
+    assert refused.startswith("SetRate sensor='cam' rate_scale=99 who=anyone peer=ipv4:127.0.0.1:")
     assert 'result="RateScaleError: rate scale 99 is outside' in refused
-    assert done.startswith("SetRate sensor='cam' rate_scale=4 peer=ipv4:127.0.0.1:")
+    assert done.startswith("SetRate sensor='cam' rate_scale=4 who=anyone peer=ipv4:127.0.0.1:")
     assert done.endswith("result='done'")
 
 

@@ -381,7 +381,7 @@ async def test_a_busy_port_is_named(bundle: Bundle, capfd: pytest.CaptureFixture
 
 async def test_an_address_of_another_machine_is_named(bundle: Bundle) -> None:
     with pytest.raises(ListenError, match="Cannot assign requested address"):
-        await Server(ServerConfig(bundle.path, listen="192.0.2.1:0")).start()
+        await Server(ServerConfig(bundle.path, listen="192.0.2.1:0", insecure=True)).start()
 
 
 async def test_a_bundle_that_is_not_there_leaves_the_port_free(bundle: Bundle, tmp_path: Path) -> None:
@@ -396,4 +396,4 @@ async def test_a_bundle_that_is_not_there_leaves_the_port_free(bundle: Bundle, t
 
 async def test_a_host_without_an_address_is_named(bundle: Bundle) -> None:
     with pytest.raises(ListenError, match=r"cannot listen on host\.invalid:0: [A-Z].*; stop what"):
-        await Server(ServerConfig(bundle.path, listen="host.invalid:0")).start()
+        await Server(ServerConfig(bundle.path, listen="host.invalid:0", insecure=True)).start()

@@ -1,11 +1,13 @@
 """Settings are checked once, and a bad one says what to do."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_sensor import SensorConfig
 from edge_sensor.channel import Backoff
+from latentwire.tls import Access
 
 GOOD = {"bundle": "digits", "server": "localhost:50051", "source": "digits", "name": "mast-1"}
 
@@ -40,7 +42,21 @@ def test_a_bad_setting_says_what_to_do(setting: str, value: Any, message: str) -
 
 @pytest.mark.parametrize("server", ["127.0.0.1:1", "[::1]:50051", "edge.example.org:443"])
 def test_addresses(server: str) -> None:
-    assert f"server={server}" in SensorConfig(**{**GOOD, "server": server}).described()
+    access = Access(authority=Path("ca.pem"))
+    assert f"server={server}" in SensorConfig(**{**GOOD, "server": server, "access": access}).described()
+
+
+def test_plain_text_stays_on_this_machine_unless_it_is_said_otherwise() -> None:
+    away = {**GOOD, "server": "edge.example.org:443"}
+    with pytest.raises(ValueError, match="another machine: give tls_ca, or insecure"):
+        SensorConfig(**away)
+    SensorConfig(**away, access=Access(insecure=True))
+    with pytest.raises(ValueError, match="a token is not sent in plain text"):
+        SensorConfig(**away, access=Access(token="t" * 40, insecure=True))
+
+
+def test_a_token_is_not_shown_with_the_settings() -> None:
+    assert "s3cret" not in SensorConfig(**GOOD, access=Access(token="s3cret" * 8)).described()
 
 
 def test_pauses_double_up_to_the_ceiling_and_begin_anew_after_success() -> None:

@@ -1,5 +1,6 @@
 """Settings are checked when they are made."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +50,39 @@ def test_the_description_names_every_setting() -> None:
     text = ServerConfig("digits", listen="127.0.0.1:9").described()
     assert text.startswith("bundle=digits listen=127.0.0.1:9 decoder_threads=0 ")
     assert "batch_delay_s=0.002" in text
+
+
+PAIR = {"tls_cert": Path("s.pem"), "tls_key": Path("s.key")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"listen": "0.0.0.0:1"}, "plain text on 0.0.0.0:1"),
+        ({"listen": "[::]:1", "tokens": Path("t")}, "plain text on"),
+        ({"listen": "10.0.0.1:1", **PAIR}, "anyone could control all sensors"),
+        ({"tls_cert": Path("s.pem")}, "go together"),
+        ({"tls_key": Path("s.key")}, "go together"),
+        ({"tls_ca": Path("ca.pem")}, "tls_ca needs tls_cert"),
+        ({**PAIR, "tls_ca": Path("ca.pem"), "tokens": Path("t")}, "give one"),
+    ],
+)
+def test_nobody_from_outside_is_let_in_by_oversight(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ServerConfig("digits", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"listen": "127.0.0.2:1"},
+        {"listen": "[::1]:1"},
+        {"listen": "localhost:1", "tokens": Path("t")},
+        {"listen": "0.0.0.0:1", "insecure": True},
+        {"listen": "0.0.0.0:1", **PAIR, "tls_ca": Path("ca.pem")},
+        {"listen": "0.0.0.0:1", **PAIR, "tokens": Path("t")},
+        {"listen": "0.0.0.0:1", **PAIR, "insecure": True},
+    ],
+)
+def test_what_is_on_purpose_is_taken(settings: dict[str, Any]) -> None:
+    ServerConfig("digits", **settings)

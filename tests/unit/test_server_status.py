@@ -8,6 +8,7 @@ from latentwire import errors
 from latentwire.errors import error_named
 
 ALL = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.LatentwireError)]
+KEPT_OUT = [errors.NotAuthenticatedError, errors.NotAllowedError]
 
 
 @pytest.mark.parametrize(
@@ -33,11 +34,18 @@ def test_each_error_has_its_status(error: type[errors.LatentwireError], code: gr
     assert refusal(error("what is wrong")) == (code, f"{error.__name__}: what is wrong")
 
 
-@pytest.mark.parametrize("error", ALL)
+@pytest.mark.parametrize("error", [error for error in ALL if error not in KEPT_OUT])
 def test_every_error_comes_back_as_itself(error: type[errors.LatentwireError]) -> None:
     back = error_named(refusal(error("one: two"))[1])
     assert type(back) is error
     assert str(back) == "one: two"
+
+
+@pytest.mark.parametrize("error", KEPT_OUT)
+def test_who_is_kept_out_is_not_told_why(error: type[errors.NotAuthenticatedError | errors.NotAllowedError]) -> None:
+    back = error_named(refusal(error("the secret reason"))[1])
+    assert type(back) is error
+    assert str(back) == error.told
 
 
 @pytest.mark.parametrize("details", ["", "Deadline Exceeded", "ValueError: x", "__doc__: x", "annotations: x"])

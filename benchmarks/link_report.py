@@ -1,5 +1,6 @@
 """What a run over a thin link is judged by."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def report(measured: Measured) -> Rows:
                 "age_p95_s": _percentile(ages[judged], 95),
                 "age_max_s": _percentile(ages[judged], 100),
                 "age_max_first_s": _percentile(ages[(answered >= start) & (answered < start + AFTER_STEP_S)], 100),
-                "rungs_when_still": int(np.ptp(rungs[still])) + 1 if still.any() else 0,
+                "swing": swing(rungs[still].tolist()),
                 "rate_scale": float(np.median(measured.column("rate_scale")[still])) if still.any() else None,
                 "images_per_message": float(measured.column("images_per_message")[judged].mean()),
                 "payload_bits": float(measured.column("payload_bits")[judged].mean()),
@@ -118,12 +119,23 @@ def _run_row(measured: Measured, steps: Rows) -> dict[str, Any]:
         "share_over_limit": float((ages[judged] > plan.max_age_s).mean()),
         "steps_over_limit": sum(step["age_p95_s"] > plan.max_age_s for step in steps),
         "share_used_backlogged": float(np.average(used, weights=weights)) if sum(weights) else None,
-        "rungs_when_still": max(step["rungs_when_still"] for step in steps),
+        "swing": max(step["swing"] for step in steps),
         "payload_bits": float(measured.column("payload_bits").mean()),
         "link_bits": wire_bits / images,
         "accuracy": float(measured.right.mean()),
         "accuracy_in_time": float((measured.right & (ages <= plan.max_age_s)).sum() / (images + measured.dropped)),
     }
+
+
+def swing(rungs: Sequence[int]) -> int:
+    """How many rungs it went up and came down again, or the other way: 0 for a climb, 1 between two neighbours."""
+    turns = [rung for rung, before in zip(rungs, [None, *rungs], strict=False) if rung != before]
+    farthest = 0
+    for middle in range(1, len(turns) - 1):
+        here, before, after = turns[middle], turns[:middle], turns[middle + 1 :]
+        rise, fall = here - min(before), here - min(after)
+        farthest = max(farthest, min(rise, fall), min(max(before) - here, max(after) - here))
+    return farthest
 
 
 def _bins(measured: Measured, rungs: NDArray[np.intp]) -> Rows:
@@ -202,7 +214,7 @@ def show(rows: Rows) -> None:
         "p95 s",
         "max s",
         "max s, first 3 s",
-        "rungs",
+        "swing",
         "rate scale",
         "images/message",
         "payload bits",
@@ -216,7 +228,7 @@ def show(rows: Rows) -> None:
             table.add_row(
                 f"{row['link_bits_per_s'] / 1000:g}",
                 *(f"{row[name]:.2f}" for name in ("age_p95_s", "age_max_s", "age_max_first_s")),
-                str(row["rungs_when_still"]),
+                str(row["swing"]),
                 "" if scale is None else f"{scale:g}",
                 f"{row['images_per_message']:.0f}",
                 f"{row['payload_bits']:.2f}",
@@ -232,7 +244,7 @@ def show(rows: Rows) -> None:
     console.print(
         f"p95 age outside {AFTER_STEP_S:g} s after a step: {run['age_p95_s']:.2f} s (limit {run['max_age_s']:g} s; "
         f"{run['steps_over_limit']} steps over it); link used while backlogged: "
-        f"{said}; rungs when still: at most {run['rungs_when_still']}; "
+        f"{said}; swing when still: {run['swing']} rungs; "
         f"{run['images']} images answered, {run['images_per_s']:.0f} a second, {run['dropped']} dropped"
     )
     fixed = [row for row in rows if row["part"] == "fixed"]

@@ -57,11 +57,11 @@ class Commands:
 
     async def _carry_out(self, command: SetOperatingPoint) -> None:
         session = self._session
-        self._control.by_hand()
         await session.wakeup.wait_for(lambda: not session.turning)  # or this change would take a greater one's place
         self._tuner = self._tuner.of(session.bundle)
         point = await asyncio.to_thread(self._tuner.changed, session.target, command)
         if session.coded_all:
             raise CommandRefusedError("the sensor has coded its last image")
+        self._control.by_hand()
         session.turn(point, session.target_encoder, command.command_id)
         self._queue.hurry()

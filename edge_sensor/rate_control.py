@@ -25,7 +25,7 @@ from edge_sensor.rate_control_delivery import Delivery, Rate
 
 # Shares of the age limit. A message's images wait up to a period to be coded, up to LEAD for the message before, and a
 # period for their own to cross: 2 x PERIOD + LEAD is what is foreseen when the link is just full.
-PERIOD_SHARE = 0.25
+PERIOD_SHARE = 0.2
 LEAD_SHARE = 0.1
 EASY_SHARE = 0.5
 CALM_SHARE = 0.7
@@ -37,6 +37,7 @@ LITTLE = 1.25  # how much more than the rate a rung may need for a while, as lon
 SCENE_S = 10.0  # over which an image's bits are averaged
 DRAIN_SHARE = 0.5
 HOLD_SHARE = 0.5  # calm for so long, in age limits, before a rise
+IDLE = 0.5  # a link that worked for less of the time may carry more than was seen
 PROBE_HOLDS = 3  # and for so many holds, where the link's rate is not known
 FAILED_S = 15.0  # a step down so soon after a rise means that the rise was a mistake
 FIRST_PENALTY_S = 10.0
@@ -244,7 +245,8 @@ class Controller:
         rung = self._highest(seen, room, max(0, plan.rung - 1))
         if not late and plan.rung > 0 and self._needs(plan.rung, seen) <= LITTLE * rate.bits_per_s:
             rung = plan.rung - 1  # a little too much: a little less
-        self._change(Plan(rung, self._kept(seen, rate, room)), now_s)
+        keep = self._kept(seen, rate, room)
+        self._change(Plan(rung, keep if plan.rung > 0 else min(keep, plan.keep)), now_s)
 
     def _kept(self, seen: Seen, rate: Rate, room: float) -> float:
         """The share of images that fits: all but where the lowest rung of all needs more than there is room for."""
@@ -272,7 +274,8 @@ class Controller:
         if not rate.firm:  # the link had time to spare: how much is not known
             # After a mistake a rise must prove itself longer: a bucket on the way hides for a while that it is one.
             probe = since_s >= PROBE_HOLDS * hold_s or (rung > plan.rung and not self._penalty_s)
-            rung = min(plan.rung + 1, top) if probe else plan.rung
+            known = top if rate.busy < IDLE else self._highest(seen, rate.bits_per_s, top)
+            rung = max(plan.rung, min(plan.rung + 1, known)) if probe else plan.rung
         if self._penalty_s:  # the last rise was a mistake: one at a time
             rung = min(rung, plan.rung + 1)
         rung = self._under_ceiling(rung, seen, rate, now_s)

@@ -21,10 +21,14 @@ FLOOR_WINDOW_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Bits a second; ``firm`` says that the link was seen to be the bottleneck, else it may well carry more."""
+    """Bits a second; ``firm`` says that the link was seen to be the bottleneck, else it may well carry more.
+
+    ``busy`` is the share of the time, 0..1, in which the link was at work.
+    """
 
     bits_per_s: float
     firm: bool
+    busy: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,13 @@ class Delivery:
         is_firm = sum(sample.busy_s for sample in firm) >= max(MIN_FIRM_S, FIRM_SHARE * span_s)
         used = firm if is_firm else recent
         rate = sum(s.bits for s in used) / max(1e-6, sum(s.busy_s for s in used))
+        busy = min(1.0, sum(s.busy_s for s in recent) / max(1e-6, span_s))
         overdue_s = self._in_service_s(now_s) - self._floor_s()
         if self._under_way and overdue_s > 0:
             most = next(iter(self._under_way.values()))[0] / overdue_s
             if most < rate:
                 return Rate(most, firm=True)
-        return Rate(rate, is_firm)
+        return Rate(rate, is_firm, busy)
 
     def drain_s(self, now_s: float) -> float:
         """How much longer the link needs for what is under way, as far as its rate tells; 0 when nothing is."""

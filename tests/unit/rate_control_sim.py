@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from benchmarks.link_report import swing
 from edge_sensor.rate_control import Controller, Seen
 from edge_sensor.rate_control_costs import Rung
 
@@ -60,6 +61,9 @@ class Run:
 
     def rungs_in(self, from_s: float, to_s: float) -> set[int]:
         return {rung for at, rung in self.rungs if from_s <= at < to_s}
+
+    def swing(self, from_s: float, to_s: float) -> int:
+        return swing([rung for at, rung in self.rungs if from_s <= at < to_s])
 
     def bits_in(self, from_s: float, to_s: float) -> float:
         return sum(bits for at, bits in self.sent_bits if from_s <= at < to_s)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.link import SHORT
 from benchmarks.link_hindsight import _ages as fixed_ages
-from benchmarks.link_report import Measured, Sample, report, steps_of
+from benchmarks.link_report import Measured, Sample, report, steps_of, swing
 
 PLAN = replace(SHORT, rates=(8000.0, 4000.0), each_s=20.0, images_per_s=10.0, max_age_s=2.0, settle_s=5.0)
 START_S = 1000.0
@@ -46,9 +46,17 @@ def test_ages_accuracy_and_rungs() -> None:
     assert run["images_per_s"] == pytest.approx(10, rel=0.01)
     assert run["accuracy"] == pytest.approx(0.9)
     assert run["accuracy_in_time"] == pytest.approx(0.9 * 400 / 404), "what is dropped is not right"
-    assert [step["rungs_when_still"] for step in steps] == [1, 1]
+    assert [step["swing"] for step in steps] == [0, 0]
     assert [step["rate_scale"] for step in steps] == [2.0, 1.0]
     assert steps_of(report(made_up())) == [(0.0, 20.0, 8000.0), (20.0, 40.0, 4000.0)]
+
+
+@pytest.mark.parametrize(
+    ("rungs", "levels"),
+    [([], 0), ([3, 3], 0), ([1, 2, 3], 0), ([3, 1], 0), ([1, 2, 1, 2], 1), ([2, 5, 3], 2), ([5, 2, 2, 4, 1], 2)],
+)
+def test_a_swing_is_there_and_back(rungs: list[int], levels: int) -> None:
+    assert swing(rungs) == levels
 
 
 def test_images_that_are_late_count_as_not_answered() -> None:

@@ -29,9 +29,8 @@ class FaultyLink:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        self._heard.set()
         self._reset()
-        for task in self._tasks:
-            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)  # one more turn, in which aborted connections let go of their sockets
 
@@ -39,14 +38,18 @@ class FaultyLink:
         """Reset all that is open, and take nothing for a while."""
         self._open.clear()
         self._reset()
-        await asyncio.sleep(for_s)
-        self._open.set()
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            self._open.set()
 
     async def silence(self, for_s: float) -> None:
         """Let nothing through for a while, and say nothing of it."""
         self._heard.clear()
-        await asyncio.sleep(for_s)
-        self._heard.set()
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            self._heard.set()
 
     async def break_message(self) -> None:
         """Reset all when half of what the sensor writes next has gone through."""

@@ -46,8 +46,9 @@ class Dialer:
         link that died without a word (a mast's modem) is noticed within twice that.
         """
         keepalive_ms = round(1000 * keepalive_s)
-        keepalive = (("grpc.keepalive_time_ms", keepalive_ms), ("grpc.keepalive_timeout_ms", keepalive_ms))
-        options = (*_OPTIONS, *keepalive)
+        # The last is how long a ping's answer is waited for, a minute unless told, whatever the one before it says.
+        names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+        options = (*_OPTIONS, *((name, keepalive_ms) for name in names))
         if self._credentials is None:
             return grpc.aio.insecure_channel(self.server, options=options)
         return grpc.aio.secure_channel(self.server, await asyncio.to_thread(self._credentials.get), options=options)

@@ -163,4 +163,5 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         # And the server pings them, or a stream that was cut without a word would stay connected for ever.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.ping_timeout_ms", 20_000),  # a minute unless told, whatever the line before says
     ]

@@ -9,9 +9,7 @@ as a camera's does (0.95), at so many a second that the knob's top needs more th
 """
 
 import json as jsonlib
-import pickle
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,10 +21,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 
-from benchmarks.link_hindsight import fixed_rates
+from benchmarks.link_hindsight import camera_order, fixed_rates
 from benchmarks.link_report import Measured, Sample, report, show
-from benchmarks.stream_anchors import stream_order
 from benchmarks.thin_link import RelayLink, ThinLink, why_not
 from latentwire.datasets import load_test
 from latentwire.errors import LatentwireError
@@ -35,7 +33,6 @@ from latentwire.report import write_json
 SAMPLE_S = 0.25
 STOP_S = 30.0
 FOREVER = 10**9  # images: the source goes round until the sensor is stopped
-PERSISTENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class Plan:
     """What is run: the link's rates in bits a second, each for ``each_s``."""
 
     bundle: str
-    source: str
+    data: str
     images_per_s: float
     rates: tuple[float, ...]
     each_s: float
@@ -86,10 +83,10 @@ def main(
     plan = replace(plan, max_age_s=max_age_s or plan.max_age_s, each_s=each_s or plan.each_s)
     plan = replace(plan, model=model, relay=relay, images_per_s=fps or plan.images_per_s)
     with tempfile.TemporaryDirectory(prefix="latentwire-link-") as folder:
-        root = _camera_like(Path(folder), data_root) if plan.source == "cifar10" else None
-        measured = run(plan, root, Path(folder))
+        source = str(_camera_like(Path(folder), data_root)) if plan.data == "cifar10" else plan.data
+        measured = run(plan, source, Path(folder))
         rows = report(measured)
-        rows += fixed_rates(measured, rows, root)
+        rows += fixed_rates(measured, rows, data_root)
     show(rows)
     write_json(json, rows)
     if picture is not None:
@@ -98,17 +95,16 @@ def main(
         draw(rows, picture)
 
 
-def run(plan: Plan, data_root: Path | None, folder: Path) -> Measured:
+def run(plan: Plan, source: str, folder: Path) -> Measured:
     """Run the pair over the thin link and gather what it did."""
     results = folder / "results.jsonl"
     with (RelayLink if plan.relay else ThinLink)(plan.rates[0]) as link, _server(link, plan) as port:
-        options = ["--bundle", plan.bundle, "--server", link.reached(port), "--source", plan.source]
+        options = ["--bundle", plan.bundle, "--server", link.reached(port), "--source", source]
         options += ["--insecure"]  # the link may be one between namespaces, which looks like another machine
         options += ["--name", "link", "--limit", str(FOREVER), "--grace-s", str(STOP_S)]
         options += ["--fps", str(plan.images_per_s), "--results", str(results), "--no-progress"]
         options += ["--rate-control", "auto", "--max-age", f"{plan.max_age_s}s"]
         options += ["--model", plan.model] if plan.model else []
-        options += ["--data-root", str(data_root)] if data_root else []
         sensor = subprocess.Popen([*link.at("sensor"), *_latentwire("sensor", options)])
         try:
             start_s, samples = _follow(link, plan, results, sensor)
@@ -173,20 +169,13 @@ def _stop(process: "subprocess.Popen[Any]") -> None:
 
 
 def _camera_like(folder: Path, data_root: Path | None) -> Path:
-    """A copy of CIFAR-10's test split in an order in which the class persists, as a data root of its own."""
-    if data_root is None:
-        raise LatentwireError("give --data-root, or LATENTWIRE_DATA: the folder of CIFAR-10")
+    """CIFAR-10's test images as files in the order in which they are to come, each below its class's folder."""
     test = load_test("cifar10", data_root)
-    order = stream_order(test.labels, PERSISTENCE, len(test), seed=0)
-    batch = {
-        "labels": test.labels[order].tolist(),
-        "data": test.images[order].transpose(0, 3, 1, 2).reshape(len(test), -1),
-    }
-    target = folder / "root" / "cifar-10-batches-py"
-    target.mkdir(parents=True)
-    shutil.copy(data_root / "cifar-10-batches-py" / "batches.meta", target)
-    (target / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
-    return folder / "root"
+    for place, index in enumerate(camera_order(test.labels)):
+        path = folder / "images" / f"{place:05}" / test.classes[test.labels[index]] / "image.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(test.images[index]).save(path, compress_level=0)
+    return folder / "images"
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from benchmarks.codec import load_subject
 from benchmarks.link_report import Measured
+from benchmarks.stream_anchors import stream_order
 from latentwire.operating_point import OperatingPoint
-from training.evaluation import measure
+from training.evaluation import Encoded, measure
 
+PERSISTENCE = 0.95  # of the class, from image to image
 MESSAGE_IMAGES = 128
 DELAY_S = 0.1
 MOST_IMAGES = 1024
@@ -26,14 +28,19 @@ Floats = NDArray[np.float64]
 def fixed_rates(measured: Measured, rows: list[dict[str, Any]], data_root: Path | None) -> list[dict[str, Any]]:
     """One row for each knot of the frontier."""
     plan = measured.plan
-    subject = load_subject(plan.bundle, plan.source, data_root)
+    subject = load_subject(plan.bundle, plan.data, data_root)
+    encoded = subject.encoded
+    if plan.data == "cifar10":
+        order = camera_order(encoded.labels)
+        head = None if encoded.head_logits is None else encoded.head_logits[order]
+        encoded = Encoded(encoded.latent[order], head, encoded.labels[order])
     model = str(rows[0]["model"])
     frontier = subject.parameters(model).frontier
     around_bits = _around_bits(measured)
     made = []
     for rate_scale in map(float, frontier.rate_scale):
         point = OperatingPoint.derive(subject.parameters(model), subject.variant, model, rate_scale)
-        row = measure(point, subject.encoded, subject.decode, MESSAGE_IMAGES).row
+        row = measure(point, encoded, subject.decode, MESSAGE_IMAGES).row
         ages = _ages(measured, row.payload_bits, around_bits)
         in_time = ages <= plan.max_age_s
         made.append(
@@ -48,6 +55,11 @@ def fixed_rates(measured: Measured, rows: list[dict[str, Any]], data_root: Path 
             }
         )
     return made
+
+
+def camera_order(labels: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The order in which the test images come, (N,)."""
+    return stream_order(labels, PERSISTENCE, len(labels), seed=0)
 
 
 def _around_bits(measured: Measured) -> float:

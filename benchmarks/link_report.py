@@ -109,7 +109,7 @@ def _run_row(measured: Measured, steps: Rows) -> dict[str, Any]:
         "part": "run",
         "bundle": plan.bundle,
         "model": measured.answered[0]["model"],
-        "source": plan.source,
+        "data": plan.data,
         "images": images,
         "dropped": measured.dropped,
         "images_per_s": images / (captured[-1] - captured[0]),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from edge_sensor.capture import BEHIND, CaptureCounts, start_capture
+from edge_sensor.capture import BEHIND, LINK, CaptureCounts, start_capture
 from edge_sensor.frame_queue import FrameQueue, OpenMessage
 from edge_sensor.sources import Dropped, Found, Frame, Idle, Lost, Skipped
 from latentwire.errors import ImageError, SourceError
@@ -201,3 +201,38 @@ def test_what_an_earlier_process_is_done_with_is_passed_over_in_all_rounds() -> 
     assert items(frames)[:4] == ["1", "2", "0", "1"], "the second round's third item comes first"
     assert [f.place for f in frames][:4] == [7, 8, 9, 11]
     assert drops.counts["ImageError"] >= 1
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.75, 0.5, 0.1])
+def test_of_a_live_source_images_are_left_out_evenly_and_counted(keep: float) -> None:
+    queue, drops = FrameQueue(100), Drops()
+    queue.keep = keep
+    source = Recorded(*(frame(n) for n in range(80)))
+    source.live = True
+    start_capture(source, queue, drops, again=False).join(2)
+    kept = [int(item) for item in items(queue.take(100, 0.0))]
+    assert len(kept) == round(80 * keep)
+    assert drops.counts == ({LINK: 80 - len(kept)} if keep < 1 else {})
+    assert max(np.diff(kept)) <= np.ceil(1 / keep)
+    assert queue.offered == 80
+
+
+def test_a_recorded_source_loses_nothing_whatever_is_to_be_kept() -> None:
+    queue, drops = FrameQueue(100), Drops()
+    queue.keep = 0.1
+    start_capture(Recorded(*(frame(n) for n in range(20))), queue, drops, again=False).join(2)
+    assert (queue.images, drops.counts) == (20, {})
+
+
+def test_a_queue_that_is_made_larger_lets_those_in_who_wait() -> None:
+    queue = FrameQueue(2)
+    thread = start_capture(Recorded(*(frame(n, 5.0 + n) for n in range(4))), queue, Drops(), again=False)
+    while queue.images < 2:
+        time.sleep(0.001)
+    assert thread.is_alive(), "the third waits for room"
+    queue.resize(4)
+    thread.join(2)
+    assert not thread.is_alive()
+    assert (queue.images, queue.capacity, queue.oldest_s) == (4, 4, 5.0)
+    queue.take(4, 0.0)
+    assert queue.oldest_s is None

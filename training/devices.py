@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from latentwire.errors import LatentwireError, TrainingError
+from latentwire.errors import LatentwireError, StoppedError, TrainingError
 from training.progress import STOP_SIGNALS
 
 Result = TypeVar("Result")
 logging.getLogger("lightning_fabric.utilities").setLevel(logging.WARNING)  # it greets at every start
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of every process it ends
 
 
 def on_devices(devices: int, device: str, job: Callable[..., Result], *arguments: Any) -> Result:
@@ -40,13 +41,16 @@ def on_devices(devices: int, device: str, job: Callable[..., Result], *arguments
     fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp_spawn")
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        with _signals_to_children():
+        with _signals_to_children() as asked:
             # in partials, for Fabric looks into arguments and refuses frozen dataclasses
             work = partial(_work, errors=errors, job=partial(job, *arguments))
             result: Result = fabric.launch(work)
     except (ProcessRaisedException, ProcessExitedException) as error:
         if not errors.empty():
             raise errors.get() from None
+        if asked:  # a process that does not train yet ends on a signal
+            message = "stopped before training had begun: the same command with --resume goes on from what is saved"
+            raise StoppedError(message) from None
         raise TrainingError(f"a training process failed: {_last_line(error)}") from error
     return result
 
@@ -70,24 +74,23 @@ def _work(fabric: Any, errors: Any, job: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def _signals_to_children() -> Iterator[None]:
+def _signals_to_children() -> Iterator[list[int]]:
     """Hand the first Ctrl-C or SIGTERM on to the children as SIGTERM, on which they save and stop; end them on the
-    second."""
-    asked = False
+    second; gives a list of the signals that came."""
+    asked: list[int] = []
 
     def hand_on(number: int, frame: Any) -> None:
-        nonlocal asked
         if not (asked and number == signal.SIGALRM):  # alarms come again and again
             for child in multiprocessing.active_children():
                 child.kill() if asked else child.terminate()
-        asked = True
+        asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():  # no signals there
-        yield
+        yield asked
         return
     before = {number: signal.signal(number, hand_on) for number in STOP_SIGNALS}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -160,6 +160,17 @@ def test_ctrl_c_where_all_are_waited_for_stops_them_and_one_process_goes_on(tmp_
     assert 0 < checkpoint.history[0]["train_accuracy"] <= 1
 
 
+def ask_parent_at_once() -> None:
+    if rank() == 0:
+        os.kill(os.getppid(), signal.SIGTERM)
+    threading.Event().wait(60)
+
+
+def test_a_signal_before_training_begins_is_a_stop_too() -> None:
+    with pytest.raises(StoppedError, match="stopped before training had begun"):
+        on_devices(2, "cpu", ask_parent_at_once)
+
+
 def test_devices_that_are_not_there() -> None:
     with pytest.raises(TrainingError, match="one or more of cpu or cuda, not 2 of 'abacus'"):
         on_devices(2, "abacus", print)

@@ -25,9 +25,10 @@ from edge_sensor.rate_control_ladder import ladder
 from edge_sensor.session import Session
 from edge_sensor.tuner import Tuner
 from edge_sensor.window import CodedMessage, Unanswered
-from latentwire.errors import LatentwireError
+from latentwire.errors import CommandRefusedError, LatentwireError
 from latentwire.messages import RateControl, RateControlState, SetRateControl
 
+MIN_AGE_S, MAX_AGE_S = 0.1, 3600.0  # what the limit may be
 STEP_S = 0.1
 _POLL_S = 0.025  # how exactly a message is closed
 _ARRIVALS_S = 3.0  # over which a live source's images are counted
@@ -87,7 +88,11 @@ class RateControlTask:
     # who turns the knob
 
     def apply(self, command: SetRateControl) -> None:
-        """Carry a command out and say so."""
+        """Carry a command out and say so, or refuse it."""
+        if command.max_age_s is not None and not MIN_AGE_S <= command.max_age_s <= MAX_AGE_S:
+            error = CommandRefusedError(f"the limit on images' age must be {MIN_AGE_S:g} to {MAX_AGE_S:g} s")
+            self._session.refuse(command.command_id, error)
+            return
         changes = {
             name: getattr(command, name)
             for name in ("automatic", "max_age_s", "budget_bits_per_s")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 from sensor_rig import make_world, rows_of, serving
 
 from latentwire.control_client import ControlClient
+from latentwire.errors import CommandRefusedError
 from latentwire.messages import RateControl, SensorInfo
 from latentwire.relay import CountingRelay
 
@@ -114,6 +116,8 @@ async def test_a_budget_is_kept_and_lifted_and_a_rate_by_hand_ends_automatic_con
         info = await sensor.info()
         assert info is not None
         assert info.rate.control == RateControl(False, 2.0, 3000.0)
+        with pytest.raises(CommandRefusedError, match="0.1 to 3600 s"):
+            await sensor.ask(lambda client: client.set_automatic("mast", True, 0.01))
         assert await sensor.ask(lambda client: client.set_budget("mast", None)) == RateControl()
         assert await sensor.ask(lambda client: client.set_automatic("mast", True, 1.5)) == RateControl(True, 1.5)
         said = await ctl(sensor.port, "rate", "set", "mast", "1.5")

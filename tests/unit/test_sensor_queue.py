@@ -211,7 +211,7 @@ def test_of_a_live_source_images_are_left_out_evenly_and_counted(keep: float) ->
     source.live = True
     start_capture(source, queue, drops, again=False).join(2)
     kept = [int(item) for item in items(queue.take(100, 0.0))]
-    assert len(kept) == round(80 * keep)
+    assert 80 * keep - 1 <= len(kept) <= 80 * keep
     assert drops.counts == ({LINK: 80 - len(kept)} if keep < 1 else {})
     assert max(np.diff(kept)) <= np.ceil(1 / keep)
     assert queue.offered == 80

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export ORT_DISABLE_TELEMETRY := 1 # ONNX Runtime reports usage to its makers unless told not to
 .DEFAULT_GOAL := help
-.PHONY: help demo test check e2e bench bench-link proto golden
+.PHONY: help demo test check e2e bench bench-link soak proto golden
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 REQUIREMENTS := pyproject.toml constraints.txt
@@ -43,6 +43,10 @@ bench: .venv/.done ## the ladder, and the code's accuracy, bits and speed (of ci
 
 bench-link: .venv-dev/.done ## ten minutes of rate control on a link of 64 to 2 kbit/s (root, iproute2, LATENTWIRE_DATA)
 	$(DEV)/python -m benchmarks.link --json docs/results/link.json --picture docs/results/link.png
+
+soak: .venv-dev/.done ## a million images with both processes' memory watched, then 200 random faults (25 minutes)
+	$(DEV)/python -m benchmarks.soak
+	$(DEV)/python -m benchmarks.faults --faults 200
 
 proto: .venv-dev/.done ## generate latentwire/v1 from proto/
 	$(DEV)/python tools/stubs.py write

@@ -121,7 +121,7 @@ class Hello(_message.Message):
     sensor: _builtins.str
     """name, unique among a server's sensors"""
     session: _builtins.str
-    """drawn anew when the sensor process starts; sequences count within it"""
+    """drawn by the sensor, anew when it starts without a spool; sequences count within it"""
     model_id: _builtins.str
     """the bundle's"""
     bundle_digest: _builtins.str

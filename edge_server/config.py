@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from edge_server.result_sink_files import check_ending
 from latentwire.messages import Limits
 from latentwire.tls import is_loopback, pair_of
 
@@ -33,6 +34,7 @@ class ServerConfig:
         tls_key: PEM file of its private key.
         tls_ca: PEM file of the authority that every peer's certificate must come from; None asks for none.
         tokens: file of tokens that peers are known by instead: ``latentwire://ROLE/NAME sha256:HEX`` lines.
+        results: file that every answered image is written to; None for none.
         insecure: listen beyond this machine although the link is plain text, or nobody is asked who they are.
     """
 
@@ -55,10 +57,13 @@ class ServerConfig:
     tls_ca: Path | None = None
     tokens: Path | None = None
     insecure: bool = False
+    results: Path | None = None
 
     def __post_init__(self) -> None:
         """Check every setting."""
         parse_address(self.listen)
+        if self.results is not None:
+            check_ending(self.results)
         for name in (
             "workers",
             "max_batch_images",

@@ -21,6 +21,7 @@ from edge_server.bundle_library import BundleLibrary
 from edge_server.commands import Measured
 from edge_server.pipeline import Answered, Job, ServedPoint
 from edge_server.registry import Link, Sensor
+from edge_server.result_sink import ResultSink
 from edge_server.sessions import Remembered
 from latentwire import messages as m
 from latentwire import wire
@@ -42,6 +43,7 @@ class Core:
     tables: Executor  # derives operating points; no worker does, so that no sensor's hello delays batches
     limits: m.Limits
     max_operating_points: int
+    sink: ResultSink | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Connection:
         self._room.set()
         self._end: asyncio.Future[LatentwireError] = asyncio.get_running_loop().create_future()
         self._flush_at_end = True
+        self._kept: asyncio.Future[Answered] | None = None  # the last batch's answer, where there is a sink
 
     def send(self, message: m.FromServer) -> None:
         """Queue a command or notice to the sensor."""
@@ -191,7 +194,12 @@ class Connection:
         known = self._sensor.session.admit(batch.first_sequence, batch.images)
         await self._room.wait()
         if known is None:
-            answer = await self._core.batcher.submit(Job(served, batch), batch.images)
+            job = Job(served, batch)
+            answer = await self._core.batcher.submit(job, batch.images)
+            if self._core.sink is not None:
+                sensor = self._sensor
+                answer = self._core.sink.kept(sensor.name, sensor.session_id, job, answer, self._kept)
+                self._kept = answer
             self._append(_Pending(batch, answer), batch.images)
             return
         for remembered in known:

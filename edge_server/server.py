@@ -22,6 +22,7 @@ from edge_server.control_service import ControlService
 from edge_server.listening import add_port, check_free, credentials_of, identities_of
 from edge_server.pipeline import Answered, Job, Pipeline
 from edge_server.registry import Registry
+from edge_server.result_sink import ResultSink
 from edge_server.rights import RightsInterceptor
 from edge_server.sensors_service import SensorsService
 from edge_server.stats import Clock
@@ -57,6 +58,7 @@ class Server:
         self._clock = clock
         self._health = health.aio.HealthServicer()
         self._stack = contextlib.AsyncExitStack()
+        self._sink: ResultSink | None = None
         self._sensors: SensorsService
         self._control: ControlService
         self._grpc: grpc.aio.Server
@@ -91,6 +93,8 @@ class Server:
         log.info("stopping reason=%r", reason)
         await self._health.enter_graceful_shutdown()
         self._control.stop()
+        if self._sink is not None:
+            self._sink.give_up()
         await self._sensors.drain(reason, self.config.grace_s if grace_s is None else grace_s)
         await self._grpc.stop(LAST_CALLS_GRACE_S)
         await self._stack.aclose()
@@ -113,7 +117,10 @@ class Server:
             workers=config.workers,
         )
         stack.push_async_callback(batcher.close)
-        return Core(library, batcher, tables, config.limits, config.max_operating_points)
+        if config.results is not None:
+            self._sink = ResultSink(config.results)
+            stack.push_async_callback(self._sink.close)
+        return Core(library, batcher, tables, config.limits, config.max_operating_points, self._sink)
 
     async def _register(self, bundles: BundlesService) -> None:
         stream_pb2_grpc.add_SensorsServicer_to_server(self._sensors, self._grpc)

@@ -111,6 +111,9 @@ def server(
         Path | None, typer.Option(help="File of the tokens that peers are known by; see latentwire certs token.")
     ] = None,
     insecure: Insecure = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Write every answer to this file too: .jsonl, or .sqlite or .db.")
+    ] = None,
 ) -> None:
     """Decode and classify what sensors send; serve their control."""
     from edge_server.config import ServerConfig
@@ -130,6 +133,7 @@ def server(
             tls_ca=tls_ca,
             tokens=tokens,
             insecure=insecure,
+            results=results,
         )
     run_server_blocking(config)
 

@@ -45,10 +45,7 @@ def refusal(error: errors.LatentwireError) -> tuple[grpc.StatusCode, str]:
     What keeps a peer out is not told to it, but a general sentence.
     """
     code = next(STATUS_OF_ERROR[base] for base in type(error).__mro__ if base in STATUS_OF_ERROR)
-    if isinstance(error, errors.NotAuthenticatedError | errors.NotAllowedError):
-        message = error.told
-    else:
-        message = str(error)
+    message = error.told if isinstance(error, errors.NotAuthenticatedError | errors.NotAllowedError) else str(error)
     details = " ".join(f"{error.error_name}: {message}".split())
     return code, details[:MAX_DETAILS_CHARACTERS]
 

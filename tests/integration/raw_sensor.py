@@ -14,6 +14,7 @@ from latentwire import messages as m
 from latentwire import wire
 from latentwire.bundle import Bundle
 from latentwire.operating_point import OperatingPoint, OperatingPoints
+from latentwire.tls import Access
 from latentwire.v1 import stream_pb2, stream_pb2_grpc
 
 
@@ -32,13 +33,20 @@ async def serving(bundle: Path, **settings: object) -> AsyncIterator[tuple[Serve
 class RawSensor:
     """One stream. Batches are made from ``factories.make_images(images, seed=first_sequence)``."""
 
-    def __init__(self, address: str, bundle: Bundle, name: str = "cam", session: str = "s1") -> None:
+    def __init__(
+        self, address: str, bundle: Bundle, name: str = "cam", session: str = "s1", access: Access | None = None
+    ) -> None:
         self.bundle = bundle
         self.name = name
         self.session = session
         self._points = OperatingPoints(bundle)
-        self._channel = grpc.aio.insecure_channel(address)
-        self._call = stream_pb2_grpc.SensorsStub(self._channel).Stream()
+        access = access or Access()
+        credentials = access.credentials()
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials.get())
+        self._call = stream_pb2_grpc.SensorsStub(self._channel).Stream(metadata=access.metadata)
         self.point: OperatingPoint
         self.point_id = 0
 

@@ -1,4 +1,4 @@
-"""The files that results are written to. A group of rows is on disk as a whole when ``write`` returns, or not at all."""
+"""The files that results are written to. A group of rows is whole on disk when ``write`` returns, or not at all."""
 
 import contextlib
 import fcntl

@@ -197,9 +197,9 @@ async def outcome(channel: grpc.aio.Channel, method: MethodDescriptor) -> grpc.S
 
 async def test_what_a_sensor_may_not_do_is_in_the_log_and_audit(server: Running, ours: Authority) -> None:
     before = server.said()
-    with ControlClient(server.address, access=ours.access(ours.pair(CAM))) as control:
-        with pytest.raises(NotAllowedError) as refused:
-            await asyncio.to_thread(control.set_rate, "cam", 1.0)
+    client = ControlClient(server.address, access=ours.access(ours.pair(CAM)))
+    with client as control, pytest.raises(NotAllowedError) as refused:
+        await asyncio.to_thread(control.set_rate, "cam", 1.0)
     assert str(refused.value) == NotAllowedError.told
     warned = json.loads(await asyncio.to_thread(server.wait_for, "may not call", before))
     assert "sensor 'cam' may not call /latentwire.v1.Control/SetRate" in warned["message"]
@@ -262,6 +262,6 @@ async def test_a_server_that_is_not_who_it_should_be_gets_nothing(
     path = certificates.issue(ours.folder, Identity("server", "else.example"), ["else.example"], out=tmp_path)
     settings = {"tls_cert": path, "tls_key": path.with_suffix(".key"), "tls_ca": ours.ca}
     async with serving(bundle.path, **settings) as (_, address):
-        with ControlClient(address, access=ours.access(ours.pair(ADMIN)), timeout_s=5) as control:
-            with pytest.raises(ServerUnavailableError, match="Hostname Verification Check failed"):
-                await asyncio.to_thread(control.list_sensors)
+        client = ControlClient(address, access=ours.access(ours.pair(ADMIN)), timeout_s=5)
+        with client as control, pytest.raises(ServerUnavailableError, match="Hostname Verification Check failed"):
+            await asyncio.to_thread(control.list_sensors)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 from edge_sensor.sources import SourceOptions, without_password
-from edge_sensor.spool import Full
 from edge_sensor.spool_file import MIN_SPOOL_BYTES, Sync
+from edge_sensor.spool_state import Full
 from latentwire.messages import RateControl
 from latentwire.tls import Access
 

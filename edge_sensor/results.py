@@ -81,10 +81,14 @@ class ResultsFile:
         self._given_up.set()
 
     def sync(self) -> None:
-        """Have what is written on the disk, not only on its way."""
-        if self._fd is not None:
-            with suppress(OSError):  # a pipe has nothing to sync
-                os.fsync(self._fd)
+        """Have what is written on the disk, not only on its way; LatentwireError if that fails."""
+        if self._fd is None:
+            return
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a pipe has nothing to sync
+                raise LatentwireError(f"results cannot be kept in {self._target} ({error.strerror})") from None
 
     def close(self) -> None:
         """Close the file; standard output stays open."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from edge_sensor.clocks import now
 from edge_sensor.results import ResultsFile
 from edge_sensor.results_tail import Tail, repair_tail
-from edge_sensor.spool import Spool, SpoolState
+from edge_sensor.spool import Spool
 from edge_sensor.spool_file import SpoolSettings, open_spool
+from edge_sensor.spool_state import SpoolState
 from edge_sensor.window import CodedMessage, Window
 from latentwire.errors import LatentwireError, SpoolError
 

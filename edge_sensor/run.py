@@ -147,9 +147,15 @@ class _Run:
         self._stopping = asyncio.Event()
 
     def _spool(self, kept: Resumed) -> SpooledBacklog:
-        parts, commit_s = self._parts, self._parts.config.spool_commit_s
+        parts, config = self._parts, self._parts.config
         return SpooledBacklog(
-            kept.spool, self._session, parts.ledger, self._writer, live=parts.source.live, commit_s=commit_s
+            kept.spool,
+            self._session,
+            parts.ledger,
+            self._writer,
+            live=parts.source.live,
+            commit_s=config.spool_commit_s,
+            sync_results=kept.results.sync if config.spool_sync == "full" else None,
         )
 
     def _watch(self, coder: MessageCoder) -> None:

@@ -21,7 +21,8 @@ from typing import TypeVar
 from edge_sensor.backlog import Waiting
 from edge_sensor.ledger import Ledger
 from edge_sensor.session import Session
-from edge_sensor.spool import Spool, SpoolState
+from edge_sensor.spool import Spool
+from edge_sensor.spool_state import SpoolState
 from edge_sensor.window import CodedMessage
 from latentwire.errors import DiskFullError, MalformedMessageError
 
@@ -50,14 +51,20 @@ class SpooledBacklog:
         *,
         live: bool,
         commit_s: float,
+        sync_results: Callable[[], None] | None = None,
     ) -> None:
-        """``live``: the source cannot wait, so what does not fit is dropped. ``writer`` is what writes results."""
+        """``live``: the source cannot wait, so what does not fit is dropped. ``writer`` is what writes results.
+
+        ``sync_results`` has them on the disk before the messages that they answer are removed; None where the
+        machine's power does not count.
+        """
         self._spool = spool
         self._session = session
         self._ledger = ledger
         self._writer = writer
         self._live = live
         self._commit_s = commit_s
+        self._sync_results = sync_results
         self._thread = ThreadPoolExecutor(1, "latentwire-spool")
         self._pending: deque[CodedMessage] = deque()
         self._pending_images = 0
@@ -160,10 +167,11 @@ class SpooledBacklog:
         async with self._turning:
             new, answered = list(self._pending), self._answered
             self._turned_s = time.monotonic()
+            totals, limits = self._ledger.unsent(), self._session.limits
             try:
-                turned = await self._in_thread(
-                    partial(self._spool.turn, new, answered, room, self._ledger.unsent(), self._session.limits)
-                )
+                if self._sync_results is not None and answered > self._removed:
+                    await self._in_thread(self._sync_results)
+                turned = await self._in_thread(partial(self._spool.turn, new, answered, room, totals, limits))
             except DiskFullError as error:
                 if not self._disk_full:
                     log.error("%s: what is spooled is safe; what is coded now waits in memory, then is dropped", error)

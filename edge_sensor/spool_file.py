@@ -15,8 +15,9 @@ from typing import Any, Literal
 import msgspec
 
 from edge_sensor.clocks import Now
-from edge_sensor.spool import SCHEMA, Full, Spool, SpoolState, translated
+from edge_sensor.spool import Spool
 from edge_sensor.spool_record import check
+from edge_sensor.spool_state import SCHEMA, Full, SpoolState, translated
 from latentwire.errors import SpoolDamagedError, SpoolError
 
 FORMAT = 1

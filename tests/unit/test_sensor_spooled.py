@@ -261,3 +261,20 @@ async def test_messages_are_sent_again_as_they_were_over_cut_links(runner: Runne
     runner.answered_once(100)
     assert set(sent_batches(fake)) == set(range(0, 100, 8))
     assert report.reconnects == 2
+
+
+async def test_with_full_sync_results_are_on_the_disk_before_their_messages_are_removed(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+    fsync, turn = os.fsync, edge_sensor.spool_backlog.Spool.turn
+
+    def turned(self: object, new: list, answered: int, *rest: object) -> object:
+        did.append(f"removed to {answered}")
+        return turn(self, new, answered, *rest)
+
+    monkeypatch.setattr("edge_sensor.results.os.fsync", lambda fd: did.append("synced") or fsync(fd))
+    monkeypatch.setattr(edge_sensor.spool_backlog.Spool, "turn", turned)
+    async with serving() as (_, server):
+        await runner.run(server, spool_sync="full")
+    assert did[-2:] == ["synced", "removed to 100"]

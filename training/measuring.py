@@ -10,9 +10,11 @@ from latentwire.errors import DataError
 from latentwire.report import meta
 from training.data import load_split
 from training.distortions import STRENGTHS, distort
-from training.evaluation import decoder, encode_dataset, evaluate_bundle, sweep
+from training.evaluation import Encoded, decoder, encode_dataset, evaluate_bundle, sweep
 from training.records import Record, add_records
 
+# Between the paper's scalars where accuracy falls fast: curves are compared by straight lines between points.
+FINER = tuple(2.0 ** (k / 4) for k in range(-14, 0) if k % 4)
 DISTORTED_MODELS = ("gaussian", "anchored")  # a histogram quantizes as the Gaussian does
 
 
@@ -45,7 +47,7 @@ def _rows(
     bundle: Bundle, variant: str, test: Dataset, config: MeasureConfig, progress: Callable[[str], None]
 ) -> Iterator[tuple[TableRow, str]]:
     progress("pictures as they are")
-    for row in _table(bundle, variant, test, config):
+    for row in (*_table(bundle, variant, test, config), *_sweep(bundle, variant, test, "gaussian", FINER)):
         yield row, ""
     for kind, strengths in STRENGTHS.items() if config.distorted else ():
         for strength in strengths:
@@ -64,12 +66,18 @@ def _table(bundle: Bundle, variant: str, test: Dataset, config: MeasureConfig) -
     return evaluate_bundle(bundle, variant, test)
 
 
-def _at_the_top(bundle: Bundle, variant: str, dataset: Dataset) -> Iterator[TableRow]:
-    encoded, decode = encode_dataset(bundle, variant, dataset), decoder(bundle, variant)
-    for model in DISTORTED_MODELS:
-        if model in bundle.manifest.variant(variant).models:
-            parameters = bundle.codec_parameters(variant, model)
-            yield from sweep(parameters, model, variant, encoded, decode, [parameters.rate_max])
+def _at_the_top(bundle: Bundle, variant: str, dataset: Dataset) -> Sequence[TableRow]:
+    encoded = encode_dataset(bundle, variant, dataset)
+    tops = {name: bundle.codec_parameters(variant, name).rate_max for name in DISTORTED_MODELS}
+    return [row for name, top in tops.items() for row in _sweep(bundle, variant, encoded, name, [top])]
+
+
+def _sweep(
+    bundle: Bundle, variant: str, images: Dataset | Encoded, model: str, scales: Sequence[float]
+) -> list[TableRow]:
+    encoded = images if isinstance(images, Encoded) else encode_dataset(bundle, variant, images)
+    parameters = bundle.codec_parameters(variant, model)
+    return sweep(parameters, model, variant, encoded, decoder(bundle, variant), scales)
 
 
 def _record(bundle: Bundle, variant: str, data: str, row: TableRow, distortion: str) -> Record:

@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentwire.errors import LatentwireError
-from latentwire.tls import Access, read_token
+
+if TYPE_CHECKING:
+    from latentwire.tls import Access
 
 BundleOption = Annotated[str, typer.Option("--bundle", help="A bundle folder, or the name of a shipped one.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
@@ -31,8 +33,10 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Take plain text to o
 
 def access_of(
     command: str, ca: Path | None, cert: Path | None, key: Path | None, token_file: Path | None, insecure: bool
-) -> Access:
+) -> "Access":
     """How ``command`` reaches its server; its token may also be in the environment: LATENTWIRE_<COMMAND>_TOKEN."""
+    from latentwire.tls import Access, read_token  # with gRPC, which most commands do without
+
     token = os.environ.get(f"LATENTWIRE_{command.upper()}_TOKEN") or None
     if token_file is not None:
         token = read_token(token_file)

@@ -23,7 +23,8 @@ def message(number: int, images: int = 4, at: int = 1, captured_s: float = 990.0
     """The ``number``-th message, from 0 on: its payload and its images' names are its own."""
     chance = random.Random(number)
     pictures = tuple(
-        Picture(f"clip.mp4#{number}.{i}", 1 if i % 3 else None, captured_s + 0.25 * i, i % 2, 3.5 + i) for i in range(images)
+        Picture(f"clip.mp4#{number}.{i}", 1 if i % 3 else None, captured_s + 0.25 * i, i % 2, 3.5 + i)
+        for i in range(images)
     )
     batch = LatentBatch(number * images, images, at, chance.randbytes(1 + chance.randrange(images)), number)
     bits = 8 * grpc_bytes(from_sensor_to_proto(batch))

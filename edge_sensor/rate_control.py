@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from edge_sensor.rate_control_budget import Budget
 from edge_sensor.rate_control_costs import SMOOTHING, Costs, Rung
-from edge_sensor.rate_control_delivery import Delivery, Rate
+from edge_sensor.rate_control_delivery import LONG_WINDOW_S, WINDOW_S, Delivery, Rate
 
 # Shares of the age limit. A message's images wait up to a period to be coded, up to LEAD for the message before, and a
 # period for their own to cross: 2 x PERIOD + LEAD is what is foreseen when the link is just full.
@@ -188,15 +188,23 @@ class Controller:
         elif self._overloaded(seen, rate, age_s, now_s):
             self._lower(seen, rate, age_s, now_s)
         else:
-            self._rise(seen, rate, top, now_s)
+            self._rise(seen, self._lasting(rate, now_s), top, now_s)
         return self.plan
 
-    def _rate(self, now_s: float) -> Rate | None:
+    def _rate(self, now_s: float, window_s: float = WINDOW_S) -> Rate | None:
         """What the link delivers, or the budget where that is less."""
-        rate, budget = self.delivery.rate(now_s), self.budget.bits_per_s
+        rate, budget = self.delivery.rate(now_s, window_s), self.budget.bits_per_s
         if budget is not None and (rate is None or budget < rate.bits_per_s):
             return Rate(budget, firm=True)
         return rate
+
+    def _lasting(self, rate: Rate | None, now_s: float) -> Rate | None:
+        """The less of what the link delivers now and for some time: a rise must not build on a chance."""
+        longer = self._rate(now_s, LONG_WINDOW_S)
+        if rate is None or longer is None:
+            return None
+        firm = rate.firm and longer.firm
+        return Rate(min(rate.bits_per_s, longer.bits_per_s), firm, max(rate.busy, longer.busy))
 
     def _needs(self, rung: int, seen: Seen, keep: float = 1.0) -> float:
         return self.costs.demand(rung, keep * (seen.images_per_s or 0.0), self.period_s)
@@ -239,7 +247,7 @@ class Controller:
             self._change(Plan(max(0, plan.rung - 1), plan.keep), now_s)
             return
         late = max(0.0, age_s / self.max_age_s - 1)  # over the limit: room to drain as well
-        latest = self.delivery.rate(now_s, latest=True)
+        latest = self.delivery.rate(now_s, window_s=0.0, least=2)
         now_bits_per_s = rate.bits_per_s if latest is None else min(rate.bits_per_s, latest.bits_per_s)
         room = DOWN_MARGIN * now_bits_per_s * max(0.25, 1 - late)
         rung = self._highest(seen, room, max(0, plan.rung - 1))

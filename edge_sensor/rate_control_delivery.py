@@ -12,7 +12,8 @@ is then taken for a slower one than it is, and gets longer messages.
 from collections import deque
 from dataclasses import dataclass
 
-WINDOW_S = 2.0  # samples older than this are forgotten, but for the last few
+WINDOW_S = 2.0  # that a rate is of, or of the last few answers
+LONG_WINDOW_S = 6.0  # ... where it must not be a chance: messages that share a TCP segment are answered together
 KEPT = 5
 FIRM_SHARE = 0.5  # of the time: where the link has pauses, a bucket on the way saves up and makes it look fast
 MIN_FIRM_S = 0.2  # so much link time, or a few answers that came in one burst would look like a fast link
@@ -84,14 +85,14 @@ class Delivery:
         self._crossed_s = float("-inf")
         self.round_trip_s = 0.0
 
-    def rate(self, now_s: float, latest: bool = False) -> Rate | None:
+    def rate(self, now_s: float, window_s: float = WINDOW_S, least: int = KEPT) -> Rate | None:
         """The delivery rate of the last seconds, cut at once when what is under way takes longer than it should.
 
-        ``latest`` looks at the last two answers alone: sooner right when the link has changed, and less often else.
-        None before the first answer.
+        It is of so many seconds, but of ``least`` answers at least: the shorter, the sooner it is right when the link
+        has changed, and the less often else. None before the first answer.
         """
-        recent = [sample for sample in self._samples if now_s - sample.answered_s <= WINDOW_S]
-        recent = list(self._samples)[-2:] if latest else recent if len(recent) >= KEPT else list(self._samples)[-KEPT:]
+        recent = [sample for sample in self._samples if now_s - sample.answered_s <= window_s]
+        recent = recent if len(recent) >= least else list(self._samples)[-least:]
         if not recent:
             return None
         firm = [sample for sample in recent if sample.firm]
@@ -128,7 +129,7 @@ class Delivery:
         return min((trip_s for _, trip_s in self._trips), default=float("inf"))
 
     def _forget(self, now_s: float) -> None:
-        while len(self._samples) > KEPT and now_s - self._samples[0].answered_s > WINDOW_S:
+        while len(self._samples) > KEPT and now_s - self._samples[0].answered_s > LONG_WINDOW_S:
             self._samples.popleft()
         while now_s - self._trips[0][0] > FLOOR_WINDOW_S:
             self._trips.popleft()

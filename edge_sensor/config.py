@@ -121,6 +121,9 @@ class SensorConfig:
     def _check_rate_control(self) -> None:
         if not 0.1 <= self.rate_control.max_age_s <= 3600:
             raise ValueError(f"max_age must be 0.1 to 3600 seconds, not {self.rate_control.max_age_s}")
+        budget = self.rate_control.budget_bits_per_s
+        if budget is not None and not 0 < budget < math.inf:
+            raise ValueError(f"budget must be a positive number of bits a second, not {budget}")
         for name in ("max_image_bits", "max_message_bits"):
             if not getattr(self, name) >= 8:
                 raise ValueError(f"{name} must be at least 8, not {getattr(self, name)}; leave it out for no cap")

@@ -7,6 +7,7 @@ import pytest
 
 from edge_sensor import SensorConfig
 from edge_sensor.channel import Backoff
+from latentwire.messages import RateControl
 from latentwire.tls import Access
 
 GOOD = {"bundle": "digits", "server": "localhost:50051", "source": "digits", "name": "mast-1"}
@@ -33,6 +34,11 @@ GOOD = {"bundle": "digits", "server": "localhost:50051", "source": "digits", "na
         ("grace_s", float("inf"), "0 to 3600"),
         ("connect_timeout_s", -1.0, "0 to 3600"),
         ("max_backoff_s", 0.0, "above 0"),
+        ("rate_control", RateControl(True, 0.05), "max_age must be 0.1 to 3600"),
+        ("rate_control", RateControl(True, float("nan")), "max_age must be"),
+        ("rate_control", RateControl(budget_bits_per_s=-1.0), "budget must be"),
+        ("max_image_bits", 7.0, "at least 8"),
+        ("max_message_bits", float("nan"), "at least 8"),
     ],
 )
 def test_a_bad_setting_says_what_to_do(setting: str, value: Any, message: str) -> None:

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import shutil
 import signal
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,12 @@ from training import full_size, stages
 from training.budget import Budget
 from training.ce import CETrainingConfig, make_trainer, run_train_ce, training_data
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.full_size import run_full_size
+from training.full_size import Status, run_full_size
 from training.loop import StepLoss, accuracy
 from training.models import PairConfig
 from training.onnx_export import load_pair
 from training.progress import Progress
-from training.records import load_records
+from training.records import Record, load_records
 from training.stages import FullSizeConfig, Stage, plan, smoke_config
 from training.thin import pack, thin, without_averages
 
@@ -46,25 +48,38 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_bundle() -> Iterator[None]:
-    """Exporting takes most of a small run: one bundle and its variant stand for the others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "EVALUATED", ("ce-long",))
-        yield
-
-
 def small(out: Path, **changes: Any) -> FullSizeConfig:
     return replace(smoke_config(FullSizeConfig("digits", out, threads=1)), epochs=2, **changes)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All trainings, in one call."""
     out = tmp_path_factory.mktemp("whole")
-    status = run_full_size(small(out))
-    assert status.left == ()
-    assert len(status.done) == len(TRAINED) + 4
+    with evaluating():
+        assert run_full_size(small(out)).left == ()
     return out
+
+
+@pytest.fixture(scope="module")
+def measured(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, gone on with: a bundle with its variant, measured."""
+    out = tmp_path_factory.mktemp("measured") / "run"
+    shutil.copytree(whole, out)
+    with evaluating("ce-long"):
+        status = run_full_size(small(out))
+    assert (len(status.done), status.left) == (len(TRAINED) + 4, ())
+    return out
+
+
+@contextmanager
+def evaluating(*names: str, **variants: dict[str, str]) -> Iterator[None]:
+    """Exporting takes most of a small run: few bundles stand for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "EVALUATED", names)
+        if variants:
+            patch.setattr(stages, "VARIANTS", variants)
+        yield
 
 
 class OneStage(Budget):
@@ -78,27 +93,36 @@ class OneStage(Budget):
         return 5.0 if self.asked == 1 else -1.0
 
 
-def test_a_call_a_stage_gives_what_one_call_gives(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(full_size, "Budget", OneStage)
-    monkeypatch.setattr(stages, "VARIANTS", {})
-    config, calls = small(tmp_path / "run"), 0
-    while (status := run_full_size(config)).left:
-        calls += 1
-        assert len(status.done) == calls
-        written = json.loads((config.out / "status.json").read_text())
-        assert (written["running"], tuple(written["left"])) == (None, status.left)
-    assert calls == len(TRAINED) + 1  # trainings, an export; measuring leaves nothing
-    assert_same_pairs(config.out, whole, TRAINED)
-    ours, theirs = (
-        [
-            replace(record, machine="", commit="")
-            for record in load_records(out / "records.json")
-            if record.variant == "full"
-        ]
-        for out in (config.out, whole)
-    )
-    assert ours == theirs
-    assert {row.method for row in ours} == {"ce"}
+def one_stage_a_call(config: FullSizeConfig) -> int:
+    """Run to the end; how many calls left something."""
+    calls, before = 0, -1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(full_size, "Budget", OneStage)
+        while (status := run_full_size(config)).left:
+            assert before in (-1, len(status.done) - 1)
+            written = json.loads((config.out / "status.json").read_text())
+            assert (written["running"], tuple(written["left"])) == (None, status.left)
+            calls, before = calls + 1, len(status.done)
+    return calls
+
+
+def test_a_call_a_stage_trains_what_one_call_trains(whole: Path, tmp_path: Path) -> None:
+    with evaluating():
+        assert one_stage_a_call(small(tmp_path / "run")) == len(TRAINED) - 1
+    assert_same_pairs(tmp_path / "run", whole, TRAINED)
+
+
+def test_a_call_a_stage_measures_what_one_call_measures(whole: Path, measured: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    with evaluating("ce-long", none={}):
+        assert one_stage_a_call(small(tmp_path / "run")) == 1  # between exporting and measuring
+    ours, theirs = (load_records(out / "records.json") for out in (tmp_path / "run", measured))
+    assert {(row.method, row.variant) for row in theirs} == {("ce", "full"), ("ce", "cut_ce")}
+    assert [comparable(row) for row in ours] == [comparable(row) for row in theirs if row.variant == "full"]
+
+
+def comparable(record: Record) -> Record:
+    return replace(record, machine="", commit="")
 
 
 def assert_same_pairs(ours: Path, theirs: Path, names: tuple[str, ...]) -> None:
@@ -111,7 +135,7 @@ def assert_same_pairs(ours: Path, theirs: Path, names: tuple[str, ...]) -> None:
 
 
 def test_minutes_end_a_training_in_its_midst(whole: Path, tmp_path: Path) -> None:
-    config, stopped, status = small(tmp_path / "run", minutes=0.01), 0, full_size.Status((), ())
+    config, stopped, status = small(tmp_path / "run", minutes=0.01), 0, Status((), ())
     while len(status.done) < 3:
         status = run_full_size(config)
         stopped += any((config.out / "seed0").glob("*/checkpoint.pt"))
@@ -120,9 +144,10 @@ def test_minutes_end_a_training_in_its_midst(whole: Path, tmp_path: Path) -> Non
 
 
 def test_another_run_is_not_gone_on_with(whole: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"other settings \(steps\): give another --out"):
+    with evaluating(), pytest.raises(CheckpointError, match=r"other settings \(steps\): give another --out"):
         run_full_size(small(whole, steps=(2, 1, 1)))
-    assert run_full_size(small(whole, minutes=1.0)).left == ()
+    with evaluating():
+        assert run_full_size(small(whole, minutes=1.0)).left == ()
 
 
 def test_what_is_trained_by_whom_for_how_long(whole: Path) -> None:
@@ -133,17 +158,25 @@ def test_what_is_trained_by_whom_for_how_long(whole: Path) -> None:
         assert "optimizer" not in checkpoint.state
     assert epochs["ldr"] == epochs["duphil"] == epochs["ce-long"] == 5  # equal total training
     assert epochs["ldr-cut-ce"] == epochs["ldr-cut-ldr"] == epochs["ce-long-cut-ce"] == 8
-    assert load_bundle(whole / "bundles" / "ce-long-seed0").manifest.variant("cut_ce").d == 3
 
 
-def test_nothing_that_cannot_be_interrupted_begins_near_the_end(whole: Path, tmp_path: Path) -> None:
-    marker = whole / "measured" / "ce-long-seed0-cut_ce"
-    content = marker.read_text()
-    marker.unlink()
-    names = [stage.name for stage in plan(small(whole)) if not stage.interruptible]
-    assert names[-1] == "measure ce-long-seed0, cut_ce"
-    assert run_full_size(small(whole, minutes=0.5)).left == ()  # a call's first is begun all the same
-    assert marker.read_text() == content
+def test_bundles_hold_the_cut_pairs(measured: Path) -> None:
+    manifest = load_bundle(measured / "bundles" / "ce-long-seed0").manifest
+    assert (manifest.variant("full").d, manifest.variant("cut_ce").d) == (6, 3)
+    names = [stage.name for stage in plan(small(measured)) if not stage.interruptible]
+    assert len(names) == 14  # four pairs and three cut ones, exported and measured
+    assert names[-1] == "measure ldr-seed0, cut_ldr"
+
+
+def test_what_cannot_be_interrupted_begins_in_time_or_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def stage(name: str) -> Stage:
+        return Stage(name, lambda: name in ran, lambda: ran.append(name), interruptible=False)
+
+    monkeypatch.setattr(full_size, "plan", lambda *_: [stage("a"), stage("b"), stage("c")])
+    assert run_full_size(small(tmp_path / "run", minutes=3.0)).left == ("b", "c")
+    assert run_full_size(small(tmp_path / "run", minutes=5.0)).left == ()
 
 
 def test_ctrl_c_is_no_end_of_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +201,7 @@ def test_budget() -> None:
         assert budget.left_minutes == float("inf")
 
 
-def test_thin_weights_answer_alike(whole: Path, tmp_path: Path) -> None:
+def test_thin_weights_answer_alike(tmp_path: Path) -> None:
     path = run_train_ce(CETrainingConfig("digits", tmp_path, pair=PairConfig(width=4, d=4), epochs=1, threads=1))
     saved = load_checkpoint(path)
     slim = thin(saved)

@@ -46,9 +46,9 @@ class FullSizeConfig:
     ``data`` is read under ``root``; ``out`` is the folder for all that is made. ``epochs`` are CE-T's, ``steps`` those
     of the three steps, ``cut_epochs`` of each of them after truncation (cross-entropy alone gets three times as many).
     ``ce`` and ``ldr`` are other settings of CETrainingConfig and LDRTrainingConfig. ``distorted`` also measures
-    distorted images. These make the run; the rest may change between calls: ``minutes`` after which a call saves and
-    ends, ``outbox`` for what changed (``training.thin.pack``), ``device``, ``devices`` and ``threads``. ValueError for
-    a setting out of range.
+    distorted images. These make the run; the rest may change between calls: ``seeds``, all of it for each,
+    ``minutes`` after which a call saves and ends, ``outbox`` for what changed (``training.thin.pack``), ``device``,
+    ``devices`` and ``threads``. ValueError for a setting out of range.
     """
 
     data: str
@@ -106,7 +106,7 @@ class FullSizeConfig:
 
     def identity(self) -> dict[str, Any]:
         """What makes it this run and no other, as plain values."""
-        names = ("data", "seeds", "epochs", "steps", "cut_epochs", "ce", "ldr", "distorted")
+        names = ("data", "epochs", "steps", "cut_epochs", "ce", "ldr", "distorted")
         values = {name: getattr(self, name) for name in names} | {"pair": self.pair.to_dict()}
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain

@@ -308,4 +308,5 @@ class RateControlTask:
         further = max(0, session.window.next_sequence - sequence)
         bits += further * bits / images if images else 0.0
         waiting = session.backlog.waiting
-        return bits + 8.0 * waiting.bytes + waiting.messages * costs.around_bits
+        # Not by its bytes: on disk a message takes more than its payload.
+        return bits + waiting.images * costs.image_bits(controller.plan.rung) + waiting.messages * costs.around_bits

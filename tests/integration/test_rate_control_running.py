@@ -128,3 +128,14 @@ async def test_a_budget_is_kept_and_lifted_and_a_rate_by_hand_ends_automatic_con
         rows = await sensor.stop()
     assert rows[-1]["rate_scale"] == 1.5, "and there it stays"
     assert rows[-1]["images_per_message"] <= 16, "the coder's own rule holds again"
+
+
+async def test_what_waits_in_the_spool_is_taken_for_no_more_than_it_costs_the_link(tmp_path: Path) -> None:
+    options = ("--rate-control", "auto", "--max-age", "2s", "--spool", str(tmp_path / "spool.db"))
+    async with running(tmp_path, 1e6, *options) as sensor:
+        await sensor.until_rate(at_least=8.0)
+        await asyncio.sleep(2)
+        rows = await sensor.stop()
+    last = [row for row in rows if row["rate_scale"] == 8.0]
+    assert len(last) > 100
+    assert np.median([row["latency_ms"] for row in last]) < 800, "messages do not wait for pages of a disk to cross"

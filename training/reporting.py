@@ -42,7 +42,10 @@ def run_report(config: ReportConfig) -> list[Path]:
     written = []
     for name in sorted({design(record) for record in records}):
         own = [record for record in records if design(record) == name]
-        for question, draw in (("rate", _draw_rate), ("distortions", _draw_distortions)):
+        questions = {"rate": _draw_rate, "distortions": _draw_distortions}
+        if not any(record.distortion for record in own):
+            del questions["distortions"]
+        for question, draw in questions.items():
             figure, axes = plt.subplots(1, len(MODELS), figsize=(12, 4.4), sharey=True)
             for axis, model in zip(axes, MODELS, strict=True):
                 draw(axis, [record for record in own if record.model == model])

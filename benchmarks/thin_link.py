@@ -13,9 +13,8 @@ from types import TracebackType
 from latentwire.relay import CountingRelay
 
 SERVER, SENSOR, PORT = "10.213.7.1", "10.213.7.2", 50051
-MTU = (
-    576  # the classic of thin links; a bucket must hold a whole packet, and what it holds is sent at once after a pause
-)
+# Of the way up: the classic of thin links. A bucket must hold a packet, and sends what it holds at once after a pause.
+MTU = 576
 BURST_BYTES = 600
 QUEUE_BYTES = 8000  # a second of 64 kbit/s, half a minute of 2: a sender that fills it will see its images age
 
@@ -55,7 +54,11 @@ class ThinLink:
             _run("ip", "link", "add", "thin", "netns", _name("server"), "type", "veth", *peer)
             for side, address in (("server", SERVER), ("sensor", SENSOR)):
                 _run("ip", "-n", _name(side), "address", "add", f"{address}/24", "dev", "thin")
-                _run("ip", "-n", _name(side), "link", "set", "thin", "mtu", str(MTU), "up")
+                _run("ip", "-n", _name(side), "link", "set", "thin", "up")
+            # By what the server says it takes, the sensor sends no larger packets; the way down is an ordinary one.
+            _run(
+                "ip", "-n", _name("server"), "route", "replace", f"{SENSOR}/32", "dev", "thin", "advmss", str(MTU - 40)
+            )
             self._limit("add", self._first)
         except BaseException:
             self.__exit__(None, None, None)

@@ -133,9 +133,9 @@ class Controller:
         share = images / (SCENE_S * self._images_per_s) if self._images_per_s else 1.0
         self.costs.coded(rung, images, payload_bits, min(SMOOTHING, share))
 
-    def sent(self, key: int, payload_bits: float, now_s: float) -> None:
-        """A message was handed to the link."""
-        bits = self.costs.message_bits(payload_bits)
+    def sent(self, key: int, images: int, payload_bits: float, now_s: float) -> None:
+        """A message of so many images was handed to the link."""
+        bits = self.costs.message_bits(images, payload_bits)
         self.delivery.sent(key, bits, now_s)
         self.budget.spent(bits, now_s)
 
@@ -170,8 +170,9 @@ class Controller:
         rate = self._rate(now_s)
         if rate is None:
             return seen.oldest_s
-        images = seen.waiting_s * (seen.images_per_s or 0.0) * self.plan.keep
-        waiting_bits = self.costs.message_bits(images * self.costs.image_bits(self.plan.rung)) if images else 0.0
+        images = round(seen.waiting_s * (seen.images_per_s or 0.0) * self.plan.keep)
+        payload_bits = images * self.costs.image_bits(self.plan.rung)
+        waiting_bits = self.costs.message_bits(images, payload_bits) if images else 0.0
         ahead_s = self.delivery.drain_s(now_s) + (seen.unsent_bits + waiting_bits) / rate.bits_per_s
         return max(seen.oldest_s, seen.waiting_s + ahead_s)
 

@@ -4,6 +4,7 @@
 
     payload bits an image at a rung   the bundle's, until measured; then a moving mean
     link bits of a message            (payload + what goes around it) x (1 + headers' share)
+                                      + images x what acknowledging an image's result takes
 
 The bundle's table was measured on shuffled test images. A camera's neighbours are alike, or its scenes are harder, so
 the difference at the rung in use corrects those that have not been tried.
@@ -17,8 +18,10 @@ REMEMBERED_MESSAGES = 200  # what a rung cost longer ago says little: the scene 
 MIN_BITS = 0.02  # an image never costs nothing: the run's flags alone
 
 # Around a payload: some 17 bytes of protobuf, 5 of gRPC, 9 of HTTP/2, and IP, TCP and its timestamps, 52. The answer is
-# acknowledged too, mostly together with the next message; half a bare acknowledgement is counted.
+# acknowledged too, mostly together with the next message; half a bare acknowledgement is counted. A long answer takes
+# several segments, and TCP acknowledges every second one.
 MESSAGE_BYTES = 31 + 52 + 26
+RESULT_BYTES = 5  # of an image: its label and a probability
 SEGMENT_HEADER_BYTES = 52
 SEGMENT_BYTES = 1448
 
@@ -42,6 +45,8 @@ class Costs:
         self._offset = 0.0
         self._around_bits = 8.0 * MESSAGE_BYTES
         self._share = SEGMENT_HEADER_BYTES / SEGMENT_BYTES
+        self._answer_bits = 0.0
+        self.segments_of(SEGMENT_BYTES, SEGMENT_BYTES)
 
     @property
     def around_bits(self) -> float:
@@ -59,28 +64,29 @@ class Costs:
         self._seen[rung] = (bits, self._messages)
         self._offset = bits - self._rungs[rung].bits
 
-    def crossed(self, messages: int, payload_bits: float, link_bits: float) -> None:
-        """The socket sent so many link bits, headers in, for so many messages and their payload."""
-        around = (link_bits / (1 + self._share) - payload_bits) / messages
+    def crossed(self, messages: int, images: int, payload_bits: float, link_bits: float) -> None:
+        """The socket sent so many link bits, headers in, for so many messages of images and their payload."""
+        around = ((link_bits - images * self._answer_bits) / (1 + self._share) - payload_bits) / messages
         around = min(max(around, 8.0 * 20), 8.0 * 2000)  # what else crossed meanwhile must not carry it away
         self._around_bits += SMOOTHING * (around - self._around_bits)
 
-    def segments_of(self, segment_bytes: int) -> None:
-        """TCP sends so many bytes at most in one segment."""
-        self._share = SEGMENT_HEADER_BYTES / max(64, segment_bytes)
+    def segments_of(self, sent_bytes: int, received_bytes: int) -> None:
+        """TCP sends, and gets, so many bytes at most in one segment."""
+        self._share = SEGMENT_HEADER_BYTES / max(64, sent_bytes)
+        self._answer_bits = 8.0 * SEGMENT_HEADER_BYTES * RESULT_BYTES / (2 * max(64, received_bytes))
 
     def image_bits(self, rung: int) -> float:
         """Payload bits an image at a rung; never less than at a cheaper one."""
         return max(self._guess(lower) for lower in range(rung + 1))
 
-    def message_bits(self, payload_bits: float) -> float:
-        """Link bits of a message with that payload."""
-        return (payload_bits + self._around_bits) * (1 + self._share)
+    def message_bits(self, images: int, payload_bits: float) -> float:
+        """Link bits of a message with that payload, and of its answer."""
+        return (payload_bits + self._around_bits) * (1 + self._share) + images * self._answer_bits
 
     def demand(self, rung: int, images_per_s: float, period_s: float) -> float:
         """Link bits a second of so many images a second, in one message every ``period_s``."""
-        payload = images_per_s * self.image_bits(rung) * (1 + self._share)
-        return payload + self.around_bits / period_s
+        image_bits = self.image_bits(rung) * (1 + self._share) + self._answer_bits
+        return images_per_s * image_bits + self.around_bits / period_s
 
     def _guess(self, rung: int) -> float:
         seen = self._remembered(rung)

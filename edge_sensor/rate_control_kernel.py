@@ -13,6 +13,7 @@ class Crossed:
     """What messages cost between two readings: ``thought_bits`` by the model, ``link_bits`` by the kernel."""
 
     messages: int = 0
+    images: int = 0
     payload_bits: float = 0.0
     thought_bits: float = 0.0
     link_bits: float = 0.0
@@ -43,10 +44,15 @@ class KernelCounts:
         self._looking = False
         self._read_s = -math.inf
 
-    def sent(self, payload_bits: float, thought_bits: float) -> None:
+    def sent(self, images: int, payload_bits: float, thought_bits: float) -> None:
         """A message was handed over."""
         since = self._since
-        self._since = Crossed(since.messages + 1, since.payload_bits + payload_bits, since.thought_bits + thought_bits)
+        self._since = Crossed(
+            since.messages + 1,
+            since.images + images,
+            since.payload_bits + payload_bits,
+            since.thought_bits + thought_bits,
+        )
 
     def read(self, now_s: float) -> tuple[Traffic | None, Crossed | None]:
         """The counts, if it is time, and what crossed since the reading before, if messages did."""

@@ -140,8 +140,9 @@ class RateControlTask:
         if self._controller is None:
             return
         payload_bits = 8.0 * len(message.batch.payload)
-        self._kernel.sent(payload_bits, self._controller.costs.message_bits(payload_bits))
-        self._controller.sent(message.batch.first_sequence, payload_bits, now_s)
+        images = message.batch.images
+        self._kernel.sent(images, payload_bits, self._controller.costs.message_bits(images, payload_bits))
+        self._controller.sent(message.batch.first_sequence, images, payload_bits, now_s)
         if message.sent_s == now_s:  # the first time
             made_at = (message.point.variant, message.point.rate_scale)
             for number, rung in enumerate(self._controller.rungs):
@@ -228,10 +229,10 @@ class RateControlTask:
         """Read the kernel's counts, and make room for messages of the size that the link asks for."""
         traffic, crossed = self._kernel.read(self._clock())
         if traffic is not None:
-            controller.costs.segments_of(traffic.segment_bytes)
+            controller.costs.segments_of(traffic.segment_bytes, traffic.received_segment_bytes)
             controller.delivery.round_trip_s = traffic.round_trip_s
         if crossed is not None:
-            controller.costs.crossed(crossed.messages, crossed.payload_bits, crossed.link_bits)
+            controller.costs.crossed(crossed.messages, crossed.images, crossed.payload_bits, crossed.link_bits)
             controller.budget.spent(crossed.link_bits - crossed.thought_bits, self._clock())
         by_hand = self._by_hand[0]
         images = max(by_hand, min(_MAX_IMAGES, self._most_frames))
@@ -302,7 +303,7 @@ class RateControlTask:
             message = session.window.at(sequence)
             if message is None:
                 break
-            bits += costs.message_bits(8.0 * len(message.batch.payload))
+            bits += costs.message_bits(message.batch.images, 8.0 * len(message.batch.payload))
             images += message.batch.images
             sequence = message.end
         further = max(0, session.window.next_sequence - sequence)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEADER_BYTES = 52  # IPv4, TCP, and its timestamps
-# From linux/tcp.h, tcp_info: tcpi_snd_mss; tcpi_segs_out, tcpi_min_rtt; tcpi_bytes_sent (since Linux 4.19).
-_SND_MSS = struct.Struct("=16xI")
+# From linux/tcp.h, tcp_info: snd_mss, rcv_mss; segs_out, min_rtt; bytes_sent (since Linux 4.19).
+_SEGMENTS = struct.Struct("=16xII")
 _SEGS_OUT = struct.Struct("=136xI8xI")
 _BYTES_SENT = struct.Struct("=200xQ")
 _SIZE = _BYTES_SENT.size
@@ -24,11 +24,13 @@ _NEVER_US = 0xFFFFFFFF
 class Traffic:
     """What a connection sent since it was made: ``sent_bits`` with TCP's and IP's headers.
 
-    ``segment_bytes`` is the most that one segment carries; ``round_trip_s`` the shortest seen of late, 0 for none yet.
+    ``segment_bytes`` is the most that one segment carries, ``received_segment_bytes`` what those that come carry;
+    ``round_trip_s`` is the shortest seen of late, 0 for none yet.
     """
 
     sent_bits: int
     segment_bytes: int
+    received_segment_bytes: int
     round_trip_s: float
 
 
@@ -65,9 +67,10 @@ class StreamSocket:
             return None
         segments, round_trip_us = _SEGS_OUT.unpack_from(info)
         (sent_bytes,) = _BYTES_SENT.unpack_from(info)
-        (segment_bytes,) = _SND_MSS.unpack_from(info)
-        known = 0 < round_trip_us < _NEVER_US
-        return Traffic(8 * (sent_bytes + HEADER_BYTES * segments), segment_bytes, round_trip_us / 1e6 if known else 0.0)
+        segment_bytes, received_bytes = _SEGMENTS.unpack_from(info)
+        round_trip_s = round_trip_us / 1e6 if 0 < round_trip_us < _NEVER_US else 0.0
+        sent_bits = 8 * (sent_bytes + HEADER_BYTES * segments)
+        return Traffic(sent_bits, segment_bytes, received_bytes, round_trip_s)
 
     def close(self) -> None:
         """Let go of the duplicate."""

@@ -32,6 +32,7 @@ class World:
     trip_known: bool = True
     burst_bits: float = 0.0
     around_bits: float = 800.0  # of every message, on the real link
+    answer_bits: float = 0.7  # of every image, for acknowledging its result
     scale: float = 1.0  # true payload bits over the bundle's
     noise: float = 0.1
     scene_s: float = 0.0  # a scene lasts so long, and costs by ``scenes`` more or less than the mean
@@ -184,9 +185,9 @@ class _Sensor:
     def _send(self, now_s: float) -> None:
         while self._unsent and self._control.send_in_s(now_s) <= 0:
             key, images, payload = self._unsent.popleft()
-            bits = self._world.around_bits + payload * 1.036
-            self._control.sent(key, payload, now_s)
-            self._control.costs.crossed(1, payload, bits)
+            bits = self._world.around_bits + payload * 1.036 + len(images) * self._world.answer_bits
+            self._control.sent(key, len(images), payload, now_s)
+            self._control.costs.crossed(1, len(images), payload, bits)
             self._sent[key] = images
             self._link.push(key, bits)
             self.out.sent_bits.append((now_s, bits))
@@ -198,7 +199,7 @@ class _Sensor:
         self.out.ages.append((now_s, now_s - images[0]))
 
     def _unsent_bits(self) -> float:
-        return sum(self._control.costs.message_bits(payload) for _, _, payload in self._unsent)
+        return sum(self._control.costs.message_bits(len(images), payload) for _, images, payload in self._unsent)
 
     def _seen(self, now_s: float) -> Seen:
         coding = [] if self._coding is None else self._coding[1]

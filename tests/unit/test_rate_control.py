@@ -86,16 +86,15 @@ def test_whatever_is_seen_the_plan_is_one_that_can_be_carried_out(data: st.DataO
         now_s += data.draw(st.floats(0, 10))
         match data.draw(st.sampled_from(["sent", "answered", "coded", "crossed", "cut"])):
             case "sent":
-                control.sent(keys := keys + 1, data.draw(st.floats(1, 1e6)), now_s)
+                control.sent(keys := keys + 1, data.draw(st.integers(1, 1024)), data.draw(st.floats(1, 1e6)), now_s)
             case "answered":
                 control.delivery.answered(data.draw(st.integers(0, keys)), now_s)
             case "coded":
                 images = data.draw(st.integers(1, 1024))
                 control.costs.coded(control.plan.rung, images, data.draw(st.floats(8, 1e6)))
             case "crossed":
-                control.costs.crossed(
-                    data.draw(st.integers(1, 9)), data.draw(st.floats(8, 1e6)), data.draw(st.floats(0, 1e7))
-                )
+                messages, images = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 1024))
+                control.costs.crossed(messages, images, data.draw(st.floats(8, 1e6)), data.draw(st.floats(0, 1e7)))
             case "cut":
                 control.delivery.cut()
         ages = sorted(data.draw(st.tuples(st.floats(0, 1e5), st.floats(0, 1e5))))
@@ -122,7 +121,7 @@ def test_what_does_not_fit_at_the_lowest_rung_is_left_out_evenly_and_comes_back(
     run = simulate(controller(4.0, 0), world, 120)
     assert run.worst_age(60, 80) < 4.0
     kept = [keep for at, keep in run.keeps if 60 <= at < 80]
-    assert 0.1 < min(kept) <= max(kept) < 1
+    assert 0.02 < min(kept) <= max(kept) < 1
     assert run.left_out > 10_000
     assert run.pushed_out == 0
     assert all(keep == 1 for at, keep in run.keeps if at > 100)

@@ -103,21 +103,21 @@ def test_what_is_seen_at_one_rung_corrects_the_others() -> None:
 
 
 def test_framing_is_learnt_from_what_the_socket_sent() -> None:
-    costs = Costs(RUNGS)
-    assert costs.message_bits(0) == pytest.approx(8 * MESSAGE_BYTES * 1.036, rel=0.01)
+    costs, share, answer = Costs(RUNGS), 1 + 52 / 1448, 8 * 52 * 5 / (2 * 1448)
+    assert costs.message_bits(0, 0) == pytest.approx(8 * MESSAGE_BYTES * share)
     for _ in range(100):
-        costs.crossed(2, payload_bits=1600.0, link_bits=(1600.0 + 2 * 500) * (1 + 52 / 1448))
-    assert costs.message_bits(800.0) == pytest.approx(1300 * (1 + 52 / 1448), rel=0.01)
-    costs.segments_of(524)
-    assert costs.message_bits(800.0) == pytest.approx(1300 * (1 + 52 / 524), rel=0.01)
-    assert costs.demand(0, 100.0, 0.5) == pytest.approx((400 + 1000) * (1 + 52 / 524), rel=0.01)
+        costs.crossed(2, 300, payload_bits=1600.0, link_bits=(1600.0 + 2 * 500) * share + 300 * answer)
+    assert costs.message_bits(100, 800.0) == pytest.approx(1300 * share + 100 * answer)
+    costs.segments_of(524, 1000)
+    assert costs.message_bits(100, 800.0) == pytest.approx(1300 * (1 + 52 / 524) + 100 * 8 * 52 * 5 / 2000)
+    assert costs.demand(0, 100.0, 0.5) == pytest.approx((400 + 1000) * (1 + 52 / 524) + 100 * 8 * 52 * 5 / 2000)
 
 
 def test_one_odd_moment_does_not_carry_the_framing_away() -> None:
     costs = Costs(RUNGS)
-    costs.crossed(1, 100.0, 1e9)
+    costs.crossed(1, 1, 100.0, 1e9)
     assert costs.around_bits < 8 * 2000
-    costs.crossed(1, 1e9, 0.0)
+    costs.crossed(1, 1024, 1e9, 0.0)
     assert costs.around_bits > 0
 
 

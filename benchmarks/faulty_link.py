@@ -60,7 +60,7 @@ class FaultyLink:
     def _reset(self) -> None:
         for writer in self._writers:
             raw: socket.socket | None = writer.get_extra_info("socket")
-            if raw is not None:
+            if raw is not None and raw.fileno() >= 0:  # the peer may have closed it already
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             writer.transport.abort()
         self._writers.clear()

@@ -58,8 +58,11 @@ async def test_a_server_that_is_restarted_goes_on_where_the_sensor_is(world: Pat
 async def test_a_message_damaged_on_its_way_is_refused_and_the_rest_is_answered(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lost: list[int] = []  # the images of the message that holds image 32; on a busy machine messages close early
+
     def damaged(message: m.FromSensor) -> stream_pb2.SensorMessage:
-        if isinstance(message, m.LatentBatch) and message.first_sequence == 32:
+        if isinstance(message, m.LatentBatch) and 0 <= 32 - message.first_sequence < message.images:
+            lost[:] = range(message.first_sequence, message.first_sequence + message.images)
             message = replace(message, crc32=message.crc32 ^ 1)
         return from_sensor_to_proto(message)
 
@@ -69,10 +72,11 @@ async def test_a_message_damaged_on_its_way_is_refused_and_the_rest_is_answered(
         report = await asyncio.to_thread(run_sensor, config)
         with ControlClient(config.server) as control:
             (info,) = await asyncio.to_thread(control.list_sensors)
-    assert (report.images_answered, report.dropped) == (144, {"ChecksumError": 16})
+    assert 32 in lost
+    assert (report.images_answered, report.dropped) == (160 - len(lost), {"ChecksumError": len(lost)})
     refused = [row["sequence"] for row in rows_of(world / "r.jsonl") if "dropped" in row]
-    assert refused == list(range(32, 48))
-    assert (info.images_answered, info.images_refused) == (144, 16)
+    assert refused == lost
+    assert (info.images_answered, info.images_refused) == (160 - len(lost), len(lost))
 
 
 async def test_a_sensor_with_another_bundle_is_refused_and_the_others_are_served(world: Path) -> None:

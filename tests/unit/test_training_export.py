@@ -135,7 +135,7 @@ def test_files_are_the_same_each_time_and_tell_no_path(
 def test_a_graph_that_differs_from_torch_is_refused(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoilt = onnx_export._graph
+    spoilt = onnx_export.graph_bytes
 
     def graph(module: torch.nn.Module, *rest: object) -> bytes:
         with torch.no_grad():
@@ -145,7 +145,7 @@ def test_a_graph_that_differs_from_torch_is_refused(
             next(module.parameters()).div_(1.5)
         return content
 
-    monkeypatch.setattr(onnx_export, "_graph", graph)
+    monkeypatch.setattr(onnx_export, "graph_bytes", graph)
     with pytest.raises(TrainingError, match=r"the exported graphs differ from torch by .*\(at most 0.001\)"):
         export_onnx(checkpoint, tmp_path, images_for(CONFIG), half=False)
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,8 @@ Levers, in the order in which they are used:
 1. *Images a message.* A message is closed when the link is about to be free, but not before ``delay_s``: on a slow
    link it holds more images and framing costs less, without anybody choosing. ``PERIOD_SHARE`` bounds it.
 2. *Rate scale.* Rungs are the knots of the bundle's frontier. Down at once when the link shows that it cannot carry
-   the rung, or when the age that is foreseen nears its limit; up when the link has been seen to carry more, or else
-   one rung at a time, as a probe, which waits twice as long each time it has failed.
+   the rung, or when the age that is foreseen nears its limit; up one rung at a time, when the link has been seen to
+   carry more, or else as a probe, which waits twice as long each time it has failed.
 3. *Variant.* Cheaper variants' rungs lie below the variant's own.
 4. *Dropping.* Of a live source's images a share is left out, evenly, when even the lowest rung does not fit.
 
@@ -35,6 +35,7 @@ UP_MARGIN = 0.85  # of the rate seen: what a higher rung may need
 DOWN_MARGIN = 0.95  # and what the rung stepped down to may need; between the two nothing changes
 LITTLE = 1.25  # how much more than the rate a rung may need for a while, as long as images are young
 SCENE_S = 10.0  # over which an image's bits are averaged
+PAUSE_SHARE = 0.1  # between two steps down while images are young
 DRAIN_SHARE = 0.5
 HOLD_SHARE = 0.5  # calm for so long, in age limits, before a rise
 IDLE = 0.5  # a link that worked for less of the time may carry more than was seen
@@ -43,7 +44,7 @@ FAILED_S = 15.0  # a step down so soon after a rise means that the rise was a mi
 FIRST_PENALTY_S = 10.0
 MAX_PENALTY_S = 30.0
 FASTER = 1.25  # the link is another when it is seen to be so much faster than at the mistake
-KEEP_RISE = 1.15
+KEEP_RISE = 1.3
 MIN_KEEP = 1 / 256
 PAYLOAD_SHARE = 0.3  # of the room, at least, is the images'
 
@@ -222,8 +223,10 @@ class Controller:
         plan = self.plan
         if rate is not None and rate.firm:
             # A little too much is not yet an overload: images are still young, and the next scene may cost less.
-            much = LITTLE if age_s < EASY_SHARE * self.max_age_s else 1.0
-            if self._needs(plan.rung, seen, plan.keep) > much * rate.bits_per_s:
+            easy = age_s < EASY_SHARE * self.max_age_s
+            much = LITTLE if easy else 1.0
+            soon = now_s - self._lowered_s < PAUSE_SHARE * self.max_age_s
+            if self._needs(plan.rung, seen, plan.keep) > much * rate.bits_per_s and not (easy and soon):
                 return plan.rung > 0 or (seen.images_per_s is not None and plan.keep > MIN_KEEP)
         if age_s <= ALARM_SHARE * self.max_age_s:
             self._alarm_age_s = 0.0
@@ -252,8 +255,9 @@ class Controller:
         now_bits_per_s = rate.bits_per_s if latest is None else min(rate.bits_per_s, latest.bits_per_s)
         room = DOWN_MARGIN * now_bits_per_s * max(0.25, 1 - late)
         rung = self._highest(seen, room, max(0, plan.rung - 1))
-        if not late and plan.rung > 0 and self._needs(plan.rung, seen) <= LITTLE * rate.bits_per_s:
-            rung = plan.rung - 1  # a little too much: a little less
+        little = self._needs(plan.rung, seen) <= LITTLE * rate.bits_per_s
+        if plan.rung > 0 and ((little and not late) or age_s < EASY_SHARE * self.max_age_s):
+            rung = plan.rung - 1  # one by one while it is a little too much, or images are young
         keep = self._kept(seen, rate, room)
         self._change(Plan(rung, keep if plan.rung > 0 else min(keep, plan.keep)), now_s)
 
@@ -280,14 +284,14 @@ class Controller:
                 self._change(Plan(plan.rung, keep), now_s)
             return
         rung = self._highest(seen, room, top)
+        if rate.firm and self._risen_s is not None and since_s < LONG_WINDOW_S:
+            return  # it is full at the rung that has just been risen to: what it carries is to be seen first
         if not rate.firm:  # the link had time to spare: how much is not known
             # After a mistake a rise must prove itself longer: a bucket on the way hides for a while that it is one.
             probe = since_s >= PROBE_HOLDS * hold_s or (rung > plan.rung and not self._penalty_s)
             known = top if rate.busy < IDLE else self._highest(seen, rate.bits_per_s, top)
-            rung = max(plan.rung, min(plan.rung + 1, known)) if probe else plan.rung
-        if self._penalty_s:  # the last rise was a mistake: one at a time
-            rung = min(rung, plan.rung + 1)
-        rung = self._under_ceiling(rung, seen, rate, now_s)
+            rung = max(plan.rung, known) if probe else plan.rung
+        rung = self._under_ceiling(min(rung, plan.rung + 1), seen, rate, now_s)
         if rung > plan.rung:
             self._risen_s = now_s
             self._change(Plan(rung), now_s)
@@ -298,7 +302,8 @@ class Controller:
         if ceiling is None:
             return rung
         needed = max(FASTER * ceiling.bits_per_s, self._needs(ceiling.rung, seen) / UP_MARGIN)
-        if now_s > ceiling.until_s + MAX_PENALTY_S or (rate.firm and rate.bits_per_s > needed):
+        faster = rate.firm and rate.bits_per_s > needed and now_s - self._changed_s > LONG_WINDOW_S
+        if faster or now_s > ceiling.until_s + MAX_PENALTY_S:
             self._ceiling = None
             return rung
         if now_s < ceiling.until_s:

@@ -56,7 +56,7 @@ def draw(rows: Rows, path: Path) -> None:
     accuracy.legend(fontsize=8, loc="lower left")
     for axis in (link, age, knob, accuracy):
         axis.grid(alpha=0.25)
-    link.set_title(f"{run['bundle']}, {run['model']}: {run['images_per_s']:g} images a second over a thin link")
+    link.set_title(f"{run['bundle']}, {run['model']}: {run['images_per_s']:.0f} images a second over a thin link")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -35,6 +35,7 @@ from latentwire.bundle import (
     parse_manifest,
     verify_file,
 )
+from latentwire.durable import sync_folder
 from latentwire.errors import BundleCorruptError, BundleError
 from latentwire.signature import SIGNATURE_BYTES, check_signature, load_public_key, read_signature
 
@@ -304,11 +305,7 @@ def _write_safely(path: Path, content: bytes) -> None:
     staging.write_bytes(content)
     _sync(staging)
     staging.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _sync(path: Path) -> None:

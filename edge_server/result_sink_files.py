@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from latentwire.durable import sync_folder
 from latentwire.errors import LatentwireError
 
 ENDINGS = (".jsonl", ".sqlite", ".db")
@@ -71,7 +72,7 @@ class JsonLines:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._size = self._whole_bytes(os.fstat(self._fd).st_size)
             os.ftruncate(self._fd, self._size)
-            _sync_folder(path)
+            sync_folder(path.parent)
         except BaseException:
             os.close(self._fd)
             raise
@@ -120,7 +121,7 @@ class Database:
                 "label TEXT, label_index INTEGER, probability REAL, variant TEXT, model TEXT, rate_scale REAL, "
                 "payload_bits REAL, PRIMARY KEY (sensor, session, sequence)) WITHOUT ROWID"
             )
-            _sync_folder(path)
+            sync_folder(path.parent)
         except BaseException:
             self._connection.close()
             raise
@@ -140,12 +141,3 @@ class Database:
     def close(self) -> None:
         """As ``ResultFile.close``."""
         self._connection.close()
-
-
-def _sync_folder(path: Path) -> None:
-    """Have the file's name on the disk too."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

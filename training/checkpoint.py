@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from latentwire.durable import sync_folder
 from latentwire.errors import CheckpointError
 
 FORMAT = 1
@@ -51,7 +52,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp gives it to its owner alone
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a failed write as RuntimeError
         raise CheckpointError(
             f"the checkpoint {path} cannot be saved ({error}); the one before it is whole: "
@@ -103,15 +104,3 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
         elif old != new:
             found.append(f"{prefix}{name} is {old!r} there and {new!r} here")
     return found
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; not every system can open a folder."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

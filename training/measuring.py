@@ -1,6 +1,6 @@
 """``latentwire measure``: a bundle's operating points, on pictures as they are and distorted, as records."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from latentwire.errors import DataError
 from latentwire.report import meta
 from training.data import load_split
 from training.distortions import STRENGTHS, distort
-from training.evaluation import Encoded, decoder, encode_dataset, evaluate_bundle, sweep
+from training.evaluation import decoder, encode_dataset, evaluate_bundle, sweep
 from training.records import Record, add_records
 
 # Between the paper's scalars where accuracy falls fast: curves are compared by straight lines between points.
@@ -47,14 +47,22 @@ def _rows(
     bundle: Bundle, variant: str, test: Dataset, config: MeasureConfig, progress: Callable[[str], None]
 ) -> Iterator[tuple[TableRow, str]]:
     progress("pictures as they are")
-    for row in (*_table(bundle, variant, test, config), *_sweep(bundle, variant, test, "gaussian", FINER)):
+    decode = decoder(bundle, variant)
+
+    def swept(images: Dataset, scales: Mapping[str, Sequence[float]]) -> Iterator[TableRow]:
+        encoded = encode_dataset(bundle, variant, images)
+        for model, at in scales.items():
+            yield from sweep(bundle.codec_parameters(variant, model), model, variant, encoded, decode, at)
+
+    for row in (*_table(bundle, variant, test, config), *swept(test, {"gaussian": FINER})):
         yield row, ""
+    tops = {name: [bundle.codec_parameters(variant, name).rate_max] for name in DISTORTED_MODELS}
     for kind, strengths in STRENGTHS.items() if config.distorted else ():
         for strength in strengths:
             name = kind if "flip" in kind else f"{kind} {strength:g}"
             progress(name)
             distorted = replace(test, images=distort(test.images, kind, strength))
-            yield from ((row, name) for row in _at_the_top(bundle, variant, distorted))
+            yield from ((row, name) for row in swept(distorted, tops))
 
 
 def _table(bundle: Bundle, variant: str, test: Dataset, config: MeasureConfig) -> Sequence[TableRow]:
@@ -64,20 +72,6 @@ def _table(bundle: Bundle, variant: str, test: Dataset, config: MeasureConfig) -
     if of_these and table and all(row.images == len(test) for row in table):
         return table
     return evaluate_bundle(bundle, variant, test)
-
-
-def _at_the_top(bundle: Bundle, variant: str, dataset: Dataset) -> Sequence[TableRow]:
-    encoded = encode_dataset(bundle, variant, dataset)
-    tops = {name: bundle.codec_parameters(variant, name).rate_max for name in DISTORTED_MODELS}
-    return [row for name, top in tops.items() for row in _sweep(bundle, variant, encoded, name, [top])]
-
-
-def _sweep(
-    bundle: Bundle, variant: str, images: Dataset | Encoded, model: str, scales: Sequence[float]
-) -> list[TableRow]:
-    encoded = images if isinstance(images, Encoded) else encode_dataset(bundle, variant, images)
-    parameters = bundle.codec_parameters(variant, model)
-    return sweep(parameters, model, variant, encoded, decoder(bundle, variant), scales)
 
 
 def _record(bundle: Bundle, variant: str, data: str, row: TableRow, distortion: str) -> Record:

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_sensor.config import SensorConfig
 from latentwire.bundle import (
@@ -38,6 +38,9 @@ from latentwire.bundle import (
 from latentwire.durable import sync_folder
 from latentwire.errors import BundleCorruptError, BundleError
 from latentwire.signature import SIGNATURE_BYTES, check_signature, load_public_key, read_signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MAX_BUNDLE_BYTES = 1 << 28  # of a bundle's part that a sensor needs
 KEPT_BUNDLES = 2
@@ -65,7 +68,7 @@ class _State:
 class BundleStore:
     """A folder of bundles; one sensor at a time may use it."""
 
-    def __init__(self, folder: Path, configured: Bundle, variant: str | None, key: Ed25519PublicKey | None) -> None:
+    def __init__(self, folder: Path, configured: Bundle, variant: str | None, key: "Ed25519PublicKey | None") -> None:
         """``configured`` is the bundle of the sensor's own settings, ``variant`` the one they name.
 
         With a ``key``, only bundles signed by it are taken. Raises BundleError if the folder cannot be used.

@@ -4,20 +4,24 @@ The manifest holds the sha256 of every other file, so its signature speaks for t
 """
 
 from pathlib import Path
-
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from typing import TYPE_CHECKING
 
 from latentwire.bundle import MANIFEST, SIGNATURE
 from latentwire.errors import BundleNotFoundError, SignatureError
+
+if TYPE_CHECKING:  # loaded where a key is used: a sensor that trusts all bundles does without its megabytes
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 1 << 14
 
 
-def load_public_key(path: Path) -> Ed25519PublicKey:
+def load_public_key(path: Path) -> "Ed25519PublicKey":
     """The key by which bundles are trusted, a PEM file; SignatureError if it is none."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
     try:
         key = load_pem_public_key(_key_bytes(path))
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -27,8 +31,12 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
-def load_private_key(path: Path) -> Ed25519PrivateKey:
+def load_private_key(path: Path) -> "Ed25519PrivateKey":
     """The key that signs, a PEM file without a password; SignatureError if it is none."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         key = load_pem_private_key(_key_bytes(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it needs a password
@@ -38,8 +46,10 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def check_signature(manifest: bytes, signature: bytes, key: Ed25519PublicKey, model_id: str) -> None:
+def check_signature(manifest: bytes, signature: bytes, key: "Ed25519PublicKey", model_id: str) -> None:
     """SignatureError unless ``key`` signed the bytes of ``manifest``; empty ``signature`` stands for none."""
+    from cryptography.exceptions import InvalidSignature
+
     if not signature:
         raise SignatureError(f"bundle {model_id!r} is not signed: latentwire bundle sign PATH --key PRIVATE_KEY")
     try:
@@ -61,7 +71,7 @@ def read_signature(bundle: Path) -> bytes:
         raise SignatureError(f"{bundle / SIGNATURE} cannot be read ({error.strerror})") from None
 
 
-def sign_bundle(bundle: Path, key: Ed25519PrivateKey) -> None:
+def sign_bundle(bundle: Path, key: "Ed25519PrivateKey") -> None:
     """Write the bundle's manifest.sig; BundleNotFoundError or SignatureError if that cannot be done."""
     try:
         manifest = (bundle / MANIFEST).read_bytes()

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from latentwire.errors import CertificateError
+
+if TYPE_CHECKING:  # loaded where TLS is used: a sensor in plain text does without its megabytes
+    from cryptography import x509
 
 T = TypeVar("T")
 
@@ -37,6 +37,10 @@ class KeyPair:
 
     def read(self) -> tuple[bytes, bytes]:
         """Key and certificate as gRPC takes them; CertificateError unless they are a pair."""
+        from cryptography import x509
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         certificates, key = _read(self.certificate), _read(self.key)
         try:
             first = x509.load_pem_x509_certificates(certificates)[0]
@@ -159,6 +163,8 @@ def pair_of(certificate: Path | None, key: Path | None) -> KeyPair | None:
 
 def read_authority(path: Path) -> bytes:
     """PEM of one or several authorities; CertificateError if it is none."""
+    from cryptography import x509
+
     content = _read(path)
     try:
         x509.load_pem_x509_certificates(content)
@@ -192,7 +198,7 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def _warn_of_end(path: Path, certificate: x509.Certificate) -> None:
+def _warn_of_end(path: Path, certificate: "x509.Certificate") -> None:
     end = certificate.not_valid_after_utc
     if end - datetime.now(UTC) < WARN_BEFORE_END:
         log.warning("the certificate %s ends at %s: put another in its place", path, end.isoformat())

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "torchvision", "sklearn", "scipy", "onnx", "matplotlib")  # training's, in no sensor's install
+ON_DEMAND = ("av", "cryptography", "prometheus_client")  # a sensor's, where its settings ask for them
 RUNTIME = (*HEAVY, "onnxruntime", "av")  # nor needed to ask a server, or to look at a bundle
 EDGE = ("edge_sensor", "edge_server", "training", "benchmarks")
 
@@ -20,7 +21,7 @@ def loaded_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "without"),
     [
-        ("import edge_sensor, edge_sensor.run, edge_sensor.encoder", (*HEAVY, "edge_server", "training")),
+        ("import edge_sensor, edge_sensor.run, edge_sensor.encoder", (*HEAVY, *ON_DEMAND, "edge_server", "training")),
         ("import edge_server, edge_server.decoder", (*HEAVY, "av", "edge_sensor", "training")),
         ("import latentwire.cli", (*RUNTIME, *EDGE, "grpc")),
         ("import latentwire.demo, latentwire.control_client, latentwire.wire", (*RUNTIME, *EDGE)),

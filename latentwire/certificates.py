@@ -26,10 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from latentwire.errors import CertificateError
-from latentwire.identity import SCHEME, Identity
+from latentwire.identity import CA_DAYS, DAYS, SCHEME, Identity
 
-CA_DAYS = 3650
-DAYS = 365
 CLOCK_SKEW = timedelta(hours=1)  # a peer's clock may be behind ours
 MAX_COMMON_NAME_CHARACTERS = 64  # of X.509
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")

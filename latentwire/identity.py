@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import quote, unquote
 
+CA_DAYS = 3650  # how long an authority is good
+DAYS = 365  # and what it issues
 SCHEME = "latentwire://"
 MAX_NAME_CHARACTERS = 128  # as a sensor's name in its hello
 

@@ -10,11 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latentwire import certificates
-from latentwire.certificates import CA_DAYS, DAYS, LOCAL_HOSTS
 from latentwire.cli.options import wrong_use
 from latentwire.errors import CertificateError
-from latentwire.identity import Identity, Role
+from latentwire.identity import CA_DAYS, DAYS, Identity, Role
 
 TOKEN_BYTES = 32
 
@@ -44,8 +42,10 @@ def init(
 
     Default: a server on this machine, a sensor 'sensor' and an admin 'admin'.
     """
+    from latentwire.certificates import LOCAL_HOSTS, make_authority
+
     with wrong_use():
-        certificates.make_authority(folder, ca_days, force=force)
+        make_authority(folder, ca_days, force=force)
         print(folder / "ca.pem")
         hosts = list(dict.fromkeys([*(server or ()), *LOCAL_HOSTS]))
         _issue(folder, hosts, sensor or ["sensor"], admin or ["admin"], days, None, force)
@@ -73,12 +73,14 @@ def show(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Certificates, or folders of them.")],
 ) -> None:
     """Show who certificates are for, and until when."""
+    from latentwire.certificates import describe
+
     files = [file for path in paths for file in (sorted(path.glob("*.pem")) if path.is_dir() else [path])]
     if not files:
         raise CertificateError("there is no certificate (*.pem); make some with latentwire certs init")
     table = Table("file", "identity", "hosts", "good until", "days left")
     table.columns[0].overflow = table.columns[1].overflow = "fold"  # whole, to be copied
-    for issued in map(certificates.describe, files):
+    for issued in map(describe, files):
         left = (issued.not_after - datetime.now(UTC)).days
         until = f"{issued.not_after:%Y-%m-%d}"
         table.add_row(str(issued.path), issued.identity, ", ".join(issued.hosts), until, str(left))
@@ -93,20 +95,24 @@ def token(
     force: Force = False,
 ) -> None:
     """Make a token for a sensor or an admin; prints the line that the server's tokens file needs."""
+    from latentwire.certificates import write_secret
+
     with wrong_use():
         if (sensor is None) == (admin is None):
             raise ValueError("say whose: --sensor NAME or --admin NAME")
         who = Identity("sensor", sensor) if sensor is not None else Identity("admin", admin or "")
         secret = secrets.token_urlsafe(TOKEN_BYTES)
-        certificates.write_secret(file, f"{secret}\n".encode(), force=force)
+        write_secret(file, f"{secret}\n".encode(), force=force)
     print(f"{who.uri} sha256:{hashlib.sha256(secret.encode()).hexdigest()}")
 
 
 def _issue(
     folder: Path, hosts: list[str], sensors: list[str], admins: list[str], days: int, out: Path | None, force: bool
 ) -> None:
+    from latentwire.certificates import issue as issue_one
+
     wanted: list[tuple[Role, str, list[str]]] = [("server", hosts[0], hosts)] if hosts else []
     wanted += [("sensor", name, []) for name in sensors]
     wanted += [("admin", name, []) for name in admins]
     for role, name, its_hosts in wanted:
-        print(certificates.issue(folder, Identity(role, name), its_hosts, days, out=out, force=force))
+        print(issue_one(folder, Identity(role, name), its_hosts, days, out=out, force=force))

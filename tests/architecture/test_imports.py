@@ -23,7 +23,7 @@ def loaded_after(statement: str) -> set[str]:
     [
         ("import edge_sensor, edge_sensor.run, edge_sensor.encoder", (*HEAVY, *ON_DEMAND, "edge_server", "training")),
         ("import edge_server, edge_server.decoder", (*HEAVY, "av", "edge_sensor", "training")),
-        ("import latentwire.cli", (*RUNTIME, *EDGE, "grpc")),
+        ("import latentwire.cli", (*RUNTIME, *ON_DEMAND, *EDGE, "grpc")),
         ("import latentwire.demo, latentwire.control_client, latentwire.wire", (*RUNTIME, *EDGE)),
         ("import latentwire.codec.latent_codec, latentwire.operating_point", (*RUNTIME, *EDGE, "grpc", "google")),
         ("import training.evaluation, training.inference", ("torch", "torchvision", "edge_sensor", "edge_server")),

@@ -1,8 +1,10 @@
 """The ``latentwire`` command in this process: as a user's, but quick."""
 
+import asyncio
 import io
 import logging
 import os
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest import mock
@@ -45,3 +47,15 @@ def latentwire(*arguments: object) -> Done:
         finally:
             logger.setLevel(level)
     return Done(status, out.getvalue(), err.getvalue())
+
+
+async def ctl(port: int, *args: str) -> str:
+    """What ``latentwire ctl`` prints, as a process, to a server on this machine; AssertionError if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "latentwire", "ctl", "--server", f"127.0.0.1:{port}", *args),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()
+    return out.decode()

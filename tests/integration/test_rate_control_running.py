@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from command import ctl
 from sensor_rig import make_world, rows_of, serving
 
 from latentwire.control_client import ControlClient
@@ -20,18 +21,6 @@ from latentwire.relay import CountingRelay
 T = TypeVar("T")
 BURST_S = 1.0
 MESSAGE_BITS = 8 * 400  # more than any message here, framing in
-
-
-async def ctl(port: int, *args: str) -> str:
-    """What ``latentwire ctl`` prints."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "latentwire", "ctl", "--server", f"127.0.0.1:{port}", *args),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, err.decode()
-    return out.decode()
 
 
 class Running:

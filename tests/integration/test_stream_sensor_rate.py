@@ -1,12 +1,12 @@
 """2,000 images while ``latentwire ctl`` turns the knob five times: each answered once, each exactly as coded."""
 
 import asyncio
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from command import ctl
 from sensor_rig import check_answered_once, decoded_by_payload, make_world, sensor_config, serving
 
 from edge_sensor import run_sensor
@@ -15,18 +15,6 @@ from latentwire.codec.latent_codec import EncodedBatch
 
 IMAGES = 2000
 RATES = (0.5, 8.0, 1.0, 4.0, 2.5)
-
-
-async def ctl(port: int, *args: str) -> str:
-    """What ``latentwire ctl`` prints."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "latentwire", "ctl", "--server", f"127.0.0.1:{port}", *args),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, err.decode()
-    return out.decode()
 
 
 async def test_the_rate_turns_in_mid_stream_and_every_batch_decodes_to_its_symbols(tmp_path: Path) -> None:

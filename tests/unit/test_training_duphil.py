@@ -4,7 +4,6 @@ import io
 import math
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,9 @@ from training.onnx_export import export_onnx
 from training.progress import Progress
 from training.rate import RateTrainingConfig, gaussian_bits, run_train_rate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = PairConfig(width=2, hidden=16, d=4, grid=2, decoder_width=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

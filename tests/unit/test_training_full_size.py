@@ -34,18 +34,12 @@ from training.records import Record, load_records
 from training.stages import FullSizeConfig, Stage, plan, smoke_config
 from training.thin import pack, thin, without_averages
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRAINED = (
     "ce", "ldr-1", "ldr-2", "ldr", "duphil", "ce-long", "ldr-cut", "ldr-cut-ce", "ce-long-cut", "ce-long-cut-ce",
     "ldr-cut-ldr-1", "ldr-cut-ldr-2", "ldr-cut-ldr",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(out: Path, **changes: Any) -> FullSizeConfig:

@@ -1,7 +1,6 @@
 """train ldr --smoke, truncation and screening: the whole method on digits, by the command and by its functions."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,15 +22,9 @@ from training.onnx_export import load_pair
 from training.screening import ScreeningConfig, Trial, Trials, run_screening
 from training.truncation import TruncationConfig, run_truncate, truncate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = PairConfig(width=2, hidden=16, d=6, grid=2, decoder_width=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -25,15 +25,9 @@ from training.parallel import processes, rank, share
 from training.progress import Progress
 from training.rate import RateTrainingConfig, run_train_rate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = PairConfig(width=2, hidden=16, d=4, grid=2, decoder_width=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(out: Path, **changes: Any) -> CETrainingConfig:

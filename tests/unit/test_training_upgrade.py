@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,10 @@ from training.progress import Progress
 from training.told import Told, upgraded_bundle
 from training.upgrade import UpgradeConfig, run_upgrade, upgrade_trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = PairConfig(width=2, hidden=16, d=4, grid=2, decoder_width=2)
 WIDTH = 2 + 10
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -236,8 +237,9 @@ def test_a_packed_run_goes_on_elsewhere(tmp_path: Path) -> None:
 
 def unpack(box: Path, out: Path) -> set[str]:
     whole = b"".join(part.read_bytes() for part in sorted(box.glob("run.tar.*")))
+    out.mkdir(exist_ok=True)
+    subprocess.run(["tar", "-x", "-C", out], input=whole, check=True, timeout=60)  # as docs/training.md has it
     with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
-        archive.extractall(out, filter="data")
         return set(archive.getnames())
 
 

@@ -68,6 +68,7 @@ class SpooledBacklog:
         self._thread = ThreadPoolExecutor(1, "latentwire-spool")
         self._pending: deque[CodedMessage] = deque()
         self._pending_images = 0
+        self._committing = 0  # of the pending, from the left: in the transaction under way
         # As of the last transaction that this thread knows of; the spool's thread may be in the next.
         self._waiting = spool.waiting
         self._coded_images = spool.state.coded_images
@@ -113,8 +114,11 @@ class SpooledBacklog:
         self._pending_images += coded
         self._coded_images += coded
         lost: list[CodedMessage] = []
-        while self._disk_full and self._live and self._pending_images > _MAX_PENDING_IMAGES and len(self._pending) > 1:
-            lost.append(self._pending.popleft() if self._spool.full == "oldest" else self._pending.pop())
+        kept = max(self._committing, 1)  # what may just be reaching the disk must not be counted as dropped
+        while self._disk_full and self._live and self._pending_images > _MAX_PENDING_IMAGES and len(self._pending) > kept:
+            at = self._committing if self._spool.full == "oldest" else -1
+            lost.append(self._pending[at])
+            del self._pending[at]
             self._pending_images -= lost[-1].batch.images
         await self._drop(lost, DISK_FULL)
         self._session.wakeup.notify()
@@ -166,6 +170,7 @@ class SpooledBacklog:
     async def _turn(self, room: int) -> None:
         async with self._turning:
             new, answered = list(self._pending), self._answered
+            self._committing = len(new)
             self._turned_s = time.monotonic()
             totals, limits = self._ledger.unsent(), self._session.limits
             try:
@@ -178,13 +183,14 @@ class SpooledBacklog:
                 self._disk_full = True
                 self._session.wakeup.notify()
                 return
+            finally:
+                self._committing = 0
             if self._disk_full:
                 log.warning("the spool can be written again")
             self._disk_full = False
             for message in new:
-                if self._pending and self._pending[0] is message:
-                    self._pending.popleft()
-                    self._pending_images -= message.batch.images
+                self._pending.popleft()
+                self._pending_images -= message.batch.images
             self._waiting = self._spool.waiting
             self._removed = answered
             self._too_small = 0 if turned.numbered else room

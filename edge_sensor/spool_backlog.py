@@ -115,7 +115,8 @@ class SpooledBacklog:
         self._coded_images += coded
         lost: list[CodedMessage] = []
         kept = max(self._committing, 1)  # what may just be reaching the disk must not be counted as dropped
-        while self._disk_full and self._live and self._pending_images > _MAX_PENDING_IMAGES and len(self._pending) > kept:
+        dropping = self._disk_full and self._live
+        while dropping and self._pending_images > _MAX_PENDING_IMAGES and len(self._pending) > kept:
             at = self._committing if self._spool.full == "oldest" else -1
             lost.append(self._pending[at])
             del self._pending[at]

@@ -1,16 +1,12 @@
 """A sensor's vitals for Prometheus, on a port of its own."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
-from prometheus_client.registry import Collector
 
 from edge_sensor.vitals import Vitals
-from latentwire.errors import ListenError
+from latentwire.scraping import serve_scrapes
 
-_PATIENCE_S = 2.0  # for the event loop to answer a scrape
 _PREFIX = "latentwire_sensor"
 
 Gather = Callable[[], Vitals]
@@ -21,41 +17,7 @@ async def serve_metrics(listen: str, gather: Gather, ready: Callable[[int], None
 
     ``ready`` is told the port. Raises ListenError.
     """
-    host, _, port = listen.rpartition(":")
-    registry = CollectorRegistry()
-    registry.register(_Collector(gather, asyncio.get_running_loop()))
-    try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
-    except OSError as error:
-        raise ListenError(f"metrics cannot be served at {listen} ({error.strerror}); give another --metrics") from None
-    try:
-        ready(server.server_port)
-        await asyncio.Event().wait()
-    finally:
-        await asyncio.to_thread(server.shutdown)
-        server.server_close()
-        thread.join()
-
-
-class _Collector(Collector):
-    """Asks the event loop for the vitals when it is scraped, so nothing is counted twice."""
-
-    def __init__(self, gather: Gather, loop: asyncio.AbstractEventLoop) -> None:
-        self._gather = gather
-        self._loop = loop
-
-    def collect(self) -> Iterator[Metric]:
-        """Called in the HTTP server's thread."""
-        future = asyncio.run_coroutine_threadsafe(_called(self._gather), self._loop)
-        yield from metrics(future.result(_PATIENCE_S))
-
-    def describe(self) -> list[Metric]:
-        """Nothing: or registering would collect."""
-        return []
-
-
-async def _called(gather: Gather) -> Vitals:
-    return gather()
+    await serve_scrapes(listen, lambda: metrics(gather()), ready)
 
 
 def metrics(vitals: Vitals) -> Iterator[Metric]:

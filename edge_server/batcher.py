@@ -53,6 +53,11 @@ class Batcher(Generic[Job, Answer]):
         self._room.set()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def queued_images(self) -> int:
+        """Images that wait for a worker."""
+        return self._queued_images
+
     async def submit(self, job: Job, images: int) -> asyncio.Future[Answer]:
         """Queue a job of ``images`` images; waits while the queue is full. The future holds its answer."""
         while not self._room.is_set():

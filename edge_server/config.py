@@ -35,6 +35,7 @@ class ServerConfig:
         tls_ca: PEM file of the authority that every peer's certificate must come from; None asks for none.
         tokens: file of tokens that peers are known by instead: ``latentwire://ROLE/NAME sha256:HEX`` lines.
         results: file that every answered image is written to; None for none.
+        metrics: ``HOST:PORT``, or a port on this machine alone, at which Prometheus may ask; None for nowhere.
         insecure: listen beyond this machine although the link is plain text, or nobody is asked who they are.
     """
 
@@ -58,10 +59,13 @@ class ServerConfig:
     tokens: Path | None = None
     insecure: bool = False
     results: Path | None = None
+    metrics: str | None = None
 
     def __post_init__(self) -> None:
         """Check every setting."""
         parse_address(self.listen)
+        if self.metrics is not None:
+            parse_metrics(self.metrics)
         if self.results is not None:
             check_ending(self.results)
         for name in (
@@ -120,3 +124,14 @@ def parse_address(address: str) -> tuple[str, int]:
     if match is None or int(match[2]) > 65535:
         raise ValueError(f"listen must be HOST:PORT, for example 127.0.0.1:50051, not {address!r}")
     return match[1], int(match[2])
+
+
+def parse_metrics(address: str) -> str:
+    """``HOST:PORT`` of that, or of a port alone, which is one of 127.0.0.1; raises ``ValueError``."""
+    full = f"127.0.0.1:{address}" if address.isdecimal() else address
+    try:
+        parse_address(full)
+    except ValueError:
+        example = "9109 or 127.0.0.1:9109"
+        raise ValueError(f"metrics must be PORT or HOST:PORT, for example {example}, not {address!r}") from None
+    return full

@@ -8,10 +8,12 @@ back finds it.
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -23,6 +25,7 @@ from edge_server.pipeline import Answered, Job, ServedPoint
 from edge_server.registry import Link, Sensor
 from edge_server.result_sink import ResultSink
 from edge_server.sessions import Remembered
+from edge_server.totals import Totals
 from latentwire import messages as m
 from latentwire import wire
 from latentwire.errors import CodecError, LatentwireError, MalformedMessageError, UnknownOperatingPointError
@@ -44,13 +47,14 @@ class Core:
     limits: m.Limits
     max_operating_points: int
     sink: ResultSink | None = None
+    totals: Totals = field(default_factory=Totals)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """A reply that is still in work."""
 
-    batch: m.LatentBatch
+    job: Job
     answer: asyncio.Future[Answered]
 
 
@@ -78,6 +82,11 @@ class Connection:
         self._end: asyncio.Future[LatentwireError] = asyncio.get_running_loop().create_future()
         self._flush_at_end = True
         self._kept: asyncio.Future[Answered] | None = None  # the last batch's answer, where there is a sink
+
+    @property
+    def served(self) -> ServedPoint | None:
+        """What the sensor codes at now."""
+        return self._sensor.served
 
     def send(self, message: m.FromServer) -> None:
         """Queue a command or notice to the sensor."""
@@ -192,6 +201,7 @@ class Connection:
                 f"a message of this bundle carries at most {most} images, not {batch.images}: send them in several"
             )
         known = self._sensor.session.admit(batch.first_sequence, batch.images)
+        received_s = time.monotonic()
         await self._room.wait()
         if known is None:
             job = Job(served, batch)
@@ -200,8 +210,10 @@ class Connection:
                 sensor = self._sensor
                 answer = self._core.sink.kept(sensor.name, sensor.session_id, job, answer, self._kept)
                 self._kept = answer
-            self._append(_Pending(batch, answer), batch.images)
+            answer.add_done_callback(partial(self._core.totals.message_done, received_s))
+            self._append(_Pending(job, answer), batch.images)
             return
+        self._core.totals.images_known += batch.images
         for remembered in known:
             self.resend(remembered)
 
@@ -247,15 +259,17 @@ class Connection:
 
     def _record(self, pending: _Pending) -> stream_pb2.ServerMessage:
         """Put an answer into the session and the counts; raises what ended the whole micro-batch."""
-        batch = pending.batch
+        batch, totals = pending.job.batch, self._core.totals
         try:
             answered = pending.answer.result()
         except CodecError as error:
             refused = m.BatchRefused(batch.first_sequence, batch.images, error.error_name, str(error))
             proto = wire.from_server_to_proto(refused)
             self._sensor.refused(refused, proto.SerializeToString())
+            totals.images_refused[error.error_name] += batch.images
             return proto
         proto = wire.from_server_to_proto(answered.results)
         measured = Measured(batch.operating_point, batch.images, 8 * len(batch.payload), answered.refined)
         self._sensor.answered(answered.results, measured, proto.SerializeToString())
+        totals.answered(pending.job.served, batch.images, answered.refined, len(batch.payload))
         return proto

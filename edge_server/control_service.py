@@ -137,7 +137,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def _logged(self, action: str, context: "Context", call: Awaitable[T]) -> T:
         """Await a call that changes something, and log who called it and how it ended."""
         started = time.monotonic()
-        result = "cancelled"
+        result = "InternalError"
         try:
             answer = await call
             result = "done"
@@ -145,8 +145,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
         except LatentwireError as error:
             result = f"{error.error_name}: {error}"
             raise
+        except asyncio.CancelledError:
+            result = "cancelled"
+            raise
         finally:
             audit(action, context.peer(), result, time.monotonic() - started)
+            self._core.totals.control_actions[action.partition(" ")[0], result.partition(":")[0]] += 1
 
     async def _set_rate(self, request: control_pb2.SetRateRequest, context: "Context") -> control_pb2.SetRateResponse:
         sensor = self._registry.find(request.sensor)

@@ -101,6 +101,14 @@ class Pipeline:
         every = np.arange(len(anchors), dtype=np.int32)
         return AnchorAnswers(*decoder.run(anchors, point.conditions(every, np.zeros_like(every), decoder.conditions)))
 
+    def check(self) -> None:
+        """Run every decoder once; raises InferenceError."""
+        for name, variant in self.bundle.manifest.variants.items():
+            model = variant.default_model
+            lowest = self.bundle.codec_parameters(name, model).rate_min
+            point = self._points.get(name, model, lowest) if self._decoders[name].conditions else None
+            self._ask_about_anchors(name, model, point)
+
     def verify(self, names: Sequence[OperatingPointName]) -> list[ServedPoint]:
         """The operating points a sensor announced; TableDigestError where its tables are not ours."""
         return [self._verified(name) for name in names]

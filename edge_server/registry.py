@@ -131,6 +131,10 @@ class Registry:
         self._forget()
         return sensor, former if former is not sensor else None
 
+    def __len__(self) -> int:
+        """Sessions remembered."""
+        return len(self._sensors)
+
     def sensors(self) -> list[Sensor]:
         """The latest sensor of every name that has announced an operating point, by name."""
         return [sensor for _, sensor in sorted(self._latest.items()) if sensor.served is not None]

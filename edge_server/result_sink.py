@@ -44,7 +44,8 @@ class ResultSink:
         self._max_queued_images = max_queued_images
         self._retry_s = retry_s
         self._queue: deque[_Queued] = deque()
-        self._queued_images = 0  # and those that are being written
+        self.queued_images = 0  # and those that are being written
+        self.stuck = False  # the disk takes nothing now
         self._room = asyncio.Event()
         self._room.set()
         self._change = threading.Condition()
@@ -108,8 +109,8 @@ class ResultSink:
         while not self._room.is_set():
             await self._room.wait()
         done: asyncio.Future[None] = self._loop.create_future()
-        self._queued_images += len(rows)
-        if self._queued_images >= self._max_queued_images:
+        self.queued_images += len(rows)
+        if self.queued_images >= self._max_queued_images:
             self._room.clear()
         with self._change:
             self._queue.append(_Queued(rows, done))
@@ -133,33 +134,33 @@ class ResultSink:
 
     def _write_in_time(self, rows: Sequence[Row]) -> bool:
         """Write rows, waiting for the disk for as long as it takes; False if given up."""
-        said = False
         while True:
             try:
                 self._file.write(rows)
             except WRITE_ERRORS as error:
-                if not said:
+                if not self.stuck:
                     log.error("results cannot be written to %s (%s); no image is answered until they can: make room",
                               self._path, error)  # fmt: skip
-                said = True
+                self.stuck = True
                 if self._given_up.is_set():
                     return False
                 self._given_up.wait(self._retry_s)
             else:
-                if said:
+                if self.stuck:
                     log.info("results are written to %s again", self._path)
+                self.stuck = False
                 return True
 
     def _finish(self, group: list[_Queued], written: bool) -> None:
         for queued in group:
-            self._queued_images -= len(queued.rows)
+            self.queued_images -= len(queued.rows)
             if queued.done.done():
                 continue
             if written:
                 queued.done.set_result(None)
             else:
                 queued.done.set_exception(ServerUnavailableError("the server cannot keep its results; reconnect"))
-        if self._queued_images < self._max_queued_images:
+        if self.queued_images < self._max_queued_images:
             self._room.set()
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class _Gate:
     method: str
     roles: frozenset[str]
     identities: Identities
+    refused: Counter[tuple[str, str]]
 
     async def check(self, context: "Context") -> None:
         """Return if the caller may; the call is ended otherwise."""
@@ -53,6 +55,7 @@ class _Gate:
                 raise NotAllowedError(f"{who} may not call {self.method}")
         except IdentityError as error:
             peer, name = context.peer(), error.error_name
+            self.refused[self.method.split("/")[1], name] += 1
             log.warning("refused method=%s peer=%s error=%s message=%r", self.method, peer, name, str(error))
             if self.method.startswith("/latentwire.v1.Control/"):
                 audit(self.method.rpartition("/")[2], peer, f"{name}: {error}")
@@ -62,9 +65,10 @@ class _Gate:
 class RightsInterceptor(grpc.aio.ServerInterceptor):
     """Asks who calls before a handler runs, wherever the method is not everyone's."""
 
-    def __init__(self, identities: Identities) -> None:
-        """``identities`` are what peers are known by."""
+    def __init__(self, identities: Identities, refused: Counter[tuple[str, str]]) -> None:
+        """``identities`` are what peers are known by; in ``refused`` those are counted who were not let in."""
         self._identities = identities
+        self._refused = refused
 
     async def intercept_service(
         self,
@@ -77,7 +81,7 @@ class RightsInterceptor(grpc.aio.ServerInterceptor):
         roles = RIGHTS.get(service, frozenset())
         if handler is None or roles is None:
             return handler
-        return _gated(handler, _Gate(handler_call_details.method, roles, self._identities))
+        return _gated(handler, _Gate(handler_call_details.method, roles, self._identities, self._refused))
 
 
 def check_speaks_for(sensor: str) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from edge_server.connection import Connection, Core
@@ -12,6 +14,7 @@ from edge_server.pipeline import ServedPoint
 from edge_server.registry import Link, Registry, Sensor
 from edge_server.rights import check_speaks_for
 from edge_server.status import or_refuse
+from edge_server.totals import StreamClass
 from latentwire import messages as m
 from latentwire import wire
 from latentwire.errors import (
@@ -45,7 +48,12 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
         self, request_iterator: AsyncIterator[stream_pb2.SensorMessage], context: "StreamContext"
     ) -> None:
         """One stream of one sensor, from its hello to its end."""
-        await or_refuse(context, self._serve(_parsed(request_iterator), context))
+        await or_refuse(context, self._noted(self._serve(_parsed(request_iterator), context), context))
+
+    def streams(self) -> Counter[StreamClass]:
+        """Open streams, by the class of what they are coded with now."""
+        served = [connection.served for connection in self._live]
+        return Counter(self._core.totals.class_of(point) for point in served if point is not None)
 
     async def drain(self, reason: str, grace_s: float) -> None:
         """Tell every sensor to leave, wait ``grace_s``, then end the streams; all accepted is answered."""
@@ -64,25 +72,40 @@ class SensorsService(stream_pb2_grpc.SensorsServicer):
             for task in late:
                 task.cancel()
 
-    async def _serve(self, incoming: AsyncIterator[stream_pb2.SensorMessage], context: "StreamContext") -> None:
+    async def _noted(self, stream: Awaitable[None], context: "StreamContext") -> None:
+        """Await a stream; how it ended is counted, and logged where it was refused."""
+        reason = "cut"
         try:
-            hello, served = await self._admit(incoming)
-            sensor, former = self._registry.claim(hello.sensor, hello.session, hello.next_sequence)
-            sensor.announced(hello.operating_points[-1], served[-1])
-            for name, point in zip(hello.operating_points, served, strict=True):
-                sensor.commands.announced(name, point)
-            points = {name.id: point for name, point in zip(hello.operating_points, served, strict=True)}
-            connection = Connection(self._core, sensor, points, context)
-            older = self._take_over(sensor, former, connection, hello)
-            self._live.add(connection)
-            try:
-                await connection.run(incoming, hello, older)
-            finally:
-                self._live.discard(connection)
-                log.info("sensor left name=%s session=%s peer=%s", hello.sensor, hello.session, connection.peer)
+            await stream
+            reason = "closed"
         except LatentwireError as error:
-            log.warning("stream ended peer=%s error=%s message=%r", context.peer(), error.error_name, str(error))
+            reason = error.error_name
+            log.warning("stream ended peer=%s error=%s message=%r", context.peer(), reason, str(error))
             raise
+        except grpc.aio.BaseError:
+            raise
+        except Exception:
+            reason = "InternalError"
+            raise
+        finally:
+            self._core.totals.streams_ended[reason] += 1
+
+    async def _serve(self, incoming: AsyncIterator[stream_pb2.SensorMessage], context: "StreamContext") -> None:
+        hello, served = await self._admit(incoming)
+        sensor, former = self._registry.claim(hello.sensor, hello.session, hello.next_sequence)
+        sensor.announced(hello.operating_points[-1], served[-1])
+        for name, point in zip(hello.operating_points, served, strict=True):
+            sensor.commands.announced(name, point)
+        points = {name.id: point for name, point in zip(hello.operating_points, served, strict=True)}
+        connection = Connection(self._core, sensor, points, context)
+        older = self._take_over(sensor, former, connection, hello)
+        self._live.add(connection)
+        self._core.totals.streams_opened += 1
+        try:
+            await connection.run(incoming, hello, older)
+        finally:
+            self._live.discard(connection)
+            log.info("sensor left name=%s session=%s peer=%s", hello.sensor, hello.session, connection.peer)
 
     async def _admit(self, incoming: AsyncIterator[stream_pb2.SensorMessage]) -> tuple[m.Hello, list[ServedPoint]]:
         """A hello that can be served, and the operating points it announces, verified."""

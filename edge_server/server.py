@@ -6,8 +6,10 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,16 +18,18 @@ from grpc_reflection.v1alpha import reflection
 from edge_server.batcher import Batcher
 from edge_server.bundle_library import BundleLibrary
 from edge_server.bundles_service import BundlesService
-from edge_server.config import ServerConfig, parse_address
+from edge_server.config import ServerConfig, parse_address, parse_metrics
 from edge_server.connection import Core
 from edge_server.control_service import ControlService
 from edge_server.listening import add_port, check_free, credentials_of, identities_of
 from edge_server.pipeline import Answered, Job, Pipeline
+from edge_server.readiness import Readiness
 from edge_server.registry import Registry
 from edge_server.result_sink import ResultSink
 from edge_server.rights import RightsInterceptor
 from edge_server.sensors_service import SensorsService
 from edge_server.stats import Clock
+from edge_server.totals import Totals
 from latentwire import __version__
 from latentwire.bundle import load_bundle
 from latentwire.codec.coder import in_use
@@ -37,6 +41,9 @@ from latentwire.v1 import (
     stream_pb2,
     stream_pb2_grpc,
 )
+
+if TYPE_CHECKING:
+    from edge_server.metrics import Present
 
 log = logging.getLogger("latentwire.server")
 
@@ -56,9 +63,13 @@ class Server:
         """Nothing is opened yet; ``clock`` (seconds) is what rates are counted by."""
         self.config = config
         self._clock = clock
-        self._health = health.aio.HealthServicer()
+        self.metrics_port: int | None = None  # where there are metrics, once it is started
         self._stack = contextlib.AsyncExitStack()
         self._sink: ResultSink | None = None
+        self._totals = Totals()
+        self._readiness: Readiness
+        self._registry: Registry
+        self._batcher: Batcher[Job, Answered]
         self._sensors: SensorsService
         self._control: ControlService
         self._grpc: grpc.aio.Server
@@ -74,13 +85,21 @@ class Server:
             credentials = await asyncio.to_thread(credentials_of, self.config)
             core = await self._core(stack)
             registry = Registry(self.config.max_sessions, self.config.limits.max_unanswered_images, self._clock)
+            self._registry = registry
             self._sensors = SensorsService(core, registry, self.config.hello_timeout_s)
             self._control = ControlService(core, registry, self.config.command_timeout_s)
-            self._grpc = grpc.aio.server(interceptors=[RightsInterceptor(identities)], options=_options(self.config))
+            gate = RightsInterceptor(identities, self._totals.calls_refused)
+            self._grpc = grpc.aio.server(interceptors=[gate], options=_options(self.config))
+            servicer = health.aio.HealthServicer()
+            check = core.library.own.check
+            self._readiness = Readiness(servicer, SERVICES, self._totals, self._sink, check)
+            if self.config.metrics is not None:
+                await self._serve_metrics(stack, self.config.metrics)
             await self._register(BundlesService(core.library, core.tables))
             port = add_port(self._grpc, self.config.listen, credentials)
             await self._grpc.start()
-            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            await self._readiness.say(True)
+            _until_closed(stack, self._readiness.run())
             self._stack = stack.pop_all()
         log.info("serving model_id=%s port=%d coder=%s", core.library.own.bundle.manifest.model_id, port, in_use())
         return port
@@ -91,7 +110,7 @@ class Server:
         ``grace_s`` is how long sensors have to leave by themselves, by default the setting.
         """
         log.info("stopping reason=%r", reason)
-        await self._health.enter_graceful_shutdown()
+        await self._readiness.stop()
         self._control.stop()
         if self._sink is not None:
             self._sink.give_up()
@@ -109,8 +128,8 @@ class Server:
         library = BundleLibrary(pipeline, folder, config.decoder_threads)
         tables = ThreadPoolExecutor(1, thread_name_prefix="latentwire-tables")
         stack.callback(tables.shutdown)
-        batcher: Batcher[Job, Answered] = Batcher(
-            Pipeline.answer,
+        self._batcher = batcher = Batcher(
+            self._totals.timed(Pipeline.answer),
             max_images=config.max_batch_images,
             delay_s=config.batch_delay_s,
             max_queued_images=config.max_queued_images,
@@ -120,19 +139,57 @@ class Server:
         if config.results is not None:
             self._sink = ResultSink(config.results)
             stack.push_async_callback(self._sink.close)
-        return Core(library, batcher, tables, config.limits, config.max_operating_points, self._sink)
+        limits, most = config.limits, config.max_operating_points
+        return Core(library, batcher, tables, limits, most, self._sink, self._totals)
+
+    async def _serve_metrics(self, stack: contextlib.AsyncExitStack, address: str) -> None:
+        """Answer Prometheus until ``stack`` is closed; raises ListenError."""
+        from edge_server.metrics import metrics  # with a web server
+        from latentwire.scraping import serve_scrapes
+
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        listen = parse_metrics(address)
+        task = _until_closed(
+            stack, serve_scrapes(listen, lambda: metrics(self._totals, self._present()), port.set_result)
+        )
+        first: set[asyncio.Future[Any]] = {task, port}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        self.metrics_port = port.result()
+        log.info("metrics at %s:%d", parse_address(listen)[0], self.metrics_port)
+
+    def _present(self) -> "Present":
+        from edge_server.metrics import Present
+
+        return Present(
+            streams=self._sensors.streams(),
+            sessions=len(self._registry),
+            queued_images=self._batcher.queued_images,
+            results_images=None if self._sink is None else self._sink.queued_images,
+            results_stuck=self._sink is not None and self._sink.stuck,
+            ready=self._readiness.ready,
+        )
 
     async def _register(self, bundles: BundlesService) -> None:
         stream_pb2_grpc.add_SensorsServicer_to_server(self._sensors, self._grpc)
         control_pb2_grpc.add_ControlServicer_to_server(self._control, self._grpc)
         bundles_pb2_grpc.add_BundlesServicer_to_server(bundles, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, self._grpc)
         reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), self._grpc)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._readiness.say(False)
 
-    async def _set_health(self, status: int) -> None:
-        for service in ("", *SERVICES):
-            await self._health.set(service, status)
+
+def _until_closed(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Run ``work`` as a task until ``stack`` is closed."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+    return task
 
 
 async def run_server(config: ServerConfig) -> None:

@@ -114,6 +114,7 @@ def server(
     results: Annotated[
         Path | None, typer.Option(help="Write every answer to this file too: .jsonl, or .sqlite or .db.")
     ] = None,
+    metrics: Annotated[str | None, typer.Option(help="PORT or HOST:PORT at which Prometheus may ask.")] = None,
 ) -> None:
     """Decode and classify what sensors send; serve their control."""
     from edge_server.config import ServerConfig
@@ -134,6 +135,7 @@ def server(
             tokens=tokens,
             insecure=insecure,
             results=results,
+            metrics=metrics,
         )
     run_server_blocking(config)
 

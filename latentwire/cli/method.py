@@ -36,6 +36,7 @@ def train_rate(
     head: recipe.Head = True,
     patch: recipe.Patch = 1,
     decoder: recipe.DecoderKind = "linear",
+    decoder_width: recipe.DecoderWidth = None,
     size: recipe.Size = None,
     epochs: recipe.Epochs = 24,
     batch: recipe.Batch = 256,
@@ -57,6 +58,7 @@ def train_rate(
         pair = PairConfig(
             backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, d=d, head=head, patch=patch,
             decoder=decoder,  # type: ignore[arg-type]  # PairConfig says which there are
+            decoder_width=decoder_width,
         )  # fmt: skip
         config = RateTrainingConfig(
             data, out, data_root, size, pair, epochs, batch, peak_rate, validation=validation, seed=seed,

@@ -31,6 +31,7 @@ def train_ce(
     head: recipe.Head = True,
     patch: recipe.Patch = 1,
     decoder: recipe.DecoderKind = "linear",
+    decoder_width: recipe.DecoderWidth = None,
     size: recipe.Size = None,
     epochs: recipe.Epochs = 24,
     batch: recipe.Batch = 256,
@@ -60,6 +61,7 @@ def train_ce(
             head=head,
             patch=patch,
             decoder=decoder,  # type: ignore[arg-type]  # PairConfig says which there are
+            decoder_width=decoder_width,
         )
         config = CETrainingConfig(
             data=data,

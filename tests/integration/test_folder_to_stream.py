@@ -39,12 +39,13 @@ def latentwire(*arguments: object) -> None:
 
 def test_class_folders_become_a_stream(pictures: Path, tmp_path: Path) -> None:
     run, bundle = tmp_path / "run", tmp_path / "bundle"
-    small = ["--width", 4, "--grid", 2, "--hidden", 16, "--d", 6, "--batch", 16, "--threads", 1]
+    small = ["--width", 4, "--decoder-width", 6, "--grid", 2, "--hidden", 16, "--d", 6, "--batch", 16, "--threads", 1]
     settings = ["--epochs", 12, "--peak-rate", 0.05, "--validation", 0.2]
     latentwire("train", "ce", "--data", f"folder:{pictures}", "--out", run, *small, *settings)
     latentwire("export", run / "checkpoint.pt", "--out", bundle, "--int8")
     manifest = load_bundle(bundle).manifest
     assert manifest.classes == tuple(COLOURS)
+    assert manifest.training["decoder_width"] == 6
     assert (manifest.input.height, manifest.input.width, manifest.input.channels) == (64, 64, 3)
     assert sorted(manifest.variants) == ["full", "int8"]
     for variant in manifest.variants:

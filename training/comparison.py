@@ -33,15 +33,15 @@ def bits_of(record: Record) -> float:
     return record.total_entropy_bits if record.model == "gaussian" else record.ideal_bits
 
 
-def gains(records: Iterable[Record], method: str, baseline: str, model: str) -> list[Gain]:
-    """``method`` against ``baseline`` by entropy ``model``, on images as they are, in the full variant.
+def gains(records: Iterable[Record], method: str, baseline: str, model: str, variant: str = "full") -> list[Gain]:
+    """``method`` against ``baseline`` by entropy ``model``, on images as they are, in one variant of both.
 
     Accuracy is linear between measured operating points; a place that a curve does not reach is left out. The records
     are of one design; both were trained equally long, or the seed is left out.
     """
     curves: dict[tuple[str, int, int], list[tuple[float, float]]] = defaultdict(list)
     for record in records:
-        if record.model == model and not record.distortion and record.variant == "full":
+        if record.model == model and not record.distortion and record.variant == variant:
             curves[record.method, record.epochs, record.seed].append((bits_of(record), record.accuracy))
     pairs = [
         (sorted(curves[baseline, epochs, seed]), sorted(curve))

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from latentwire.bundle import load_bundle
 from latentwire.errors import DataError
 from training.comparison import bits_of, gains
+from training.models import STAGES
 from training.records import Record, load_records
 
 METHODS = {"ce": "CE-T", "ce-noise": "CE-T + bins", "duphil": "DuPHiL", "ldr": "LDR-FT", "rate": "rate term"}
@@ -49,6 +51,8 @@ def run_report(config: ReportConfig) -> list[Path]:
             figure, axes = plt.subplots(1, len(MODELS), figsize=(12, 4.4), sharey=True)
             for axis, model in zip(axes, MODELS, strict=True):
                 draw(axis, [record for record in own if record.model == model])
+                if question == "rate":
+                    _draw_local(axis, local_classifiers(records, own[0]))
                 axis.set_title(f"{name}, {MODELS[model]}")
             written.append(_save(figure, config.out / f"{name}-{question}.png"))
         table = config.out / f"{name}-table.md"
@@ -119,6 +123,25 @@ def _draw_rate(axis: Axes, records: Sequence[Record]) -> None:
     axis.legend()
 
 
+def local_classifiers(records: Iterable[Record], beside: Record) -> list[Record]:
+    """Whole classifiers on a sensor, at ``beside``'s cost to a tenth and on its data: pairs cut after the last stage, at
+    the knob's lowest position, where the sensor sends what its head says. One a seed."""
+    found: dict[tuple[object, ...], Record] = {}
+    for r in records:
+        alike = r.dataset == beside.dataset and 0.9 <= r.sensor_macs / beside.sensor_macs <= 1.1
+        if alike and r.cut == STAGES and r.cut != beside.cut and r.model == "anchored" and not r.distortion:
+            key = (design(r), r.seed, r.epochs)
+            found[key] = min(found.get(key, r), r, key=lambda record: record.rate_scale)
+    return list(found.values())
+
+
+def _draw_local(axis: Axes, records: Sequence[Record]) -> None:
+    for record in records:
+        name = f"a whole classifier on the sensor, {record.sensor_macs / 1e6:.1f} M MACs, its label sent"
+        axis.plot(record.ideal_bits, record.accuracy, marker="*", ms=11, ls="", color="black", label=name)
+    axis.legend()
+
+
 def _draw_distortions(axis: Axes, records: Sequence[Record]) -> None:
     top = max((record.rate_scale for record in records), default=0.0)
     at_top = [record for record in records if record.rate_scale == top]
@@ -153,12 +176,13 @@ def _comparison(records: Sequence[Record]) -> str:
         "| pair | code | bits | CE-T | method | gain (points) | least | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for method in ("ce-noise", "duphil", "ldr"):
-        for model, title in MODELS.items():
-            for g in gains(records, method, "ce", model):
-                gain = f"{100 * g.gain:+.2f}" + (f" ± {100 * g.spread:.2f}" if g.seeds > 1 else "")
-                figures = f"{g.bits:g} | {g.baseline:.2%} | {g.method:.2%} | {gain} | {100 * g.least:+.2f} | {g.seeds}"
-                lines.append(f"| {METHODS[method]} | {title} | {figures} |")
+    variants = sorted({record.variant for record in records}, key=lambda name: (name != "full", name))
+    for variant, method, model in product(variants, ("ce-noise", "duphil", "ldr"), MODELS):
+        name = METHODS[method] if variant == "full" else f"{METHODS[method]}, {variant}"
+        for g in gains(records, method, "ce", model, variant):
+            gain = f"{100 * g.gain:+.2f}" + (f" ± {100 * g.spread:.2f}" if g.seeds > 1 else "")
+            figures = f"{g.bits:g} | {g.baseline:.2%} | {g.method:.2%} | {gain} | {100 * g.least:+.2f} | {g.seeds}"
+            lines.append(f"| {name} | {MODELS[model]} | {figures} |")
     return "\n".join([*lines, "", ""]) if len(lines) > 2 else ""
 
 

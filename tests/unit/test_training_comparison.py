@@ -41,3 +41,6 @@ def test_distorted_images_and_other_variants_do_not_count() -> None:
     others = curve("ldr", 0, (2, 0.5), (10, 0.9))
     changed = [replace(r, distortion="rotation 10") for r in others] + [replace(r, variant="truncated") for r in others]
     assert gains(ce + changed, "ldr", "ce", "gaussian") == []
+    truncated = [replace(r, variant="truncated") for r in ce + others]
+    (at_8,) = [gain for gain in gains(truncated, "ldr", "ce", "gaussian", "truncated") if gain.bits == 8]
+    assert at_8.gain == pytest.approx(0.8 - 0.6)

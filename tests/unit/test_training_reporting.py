@@ -8,7 +8,7 @@ from PIL import Image
 
 from latentwire.errors import DataError
 from training.records import Record, add_records
-from training.reporting import ReportConfig, over_seeds, run_report
+from training.reporting import ReportConfig, local_classifiers, over_seeds, run_report
 
 RECORD = Record(
     *("cifar10", "resnet18", 16, 1, 2, 16, "ce", "full", 0, 24, 1, 2),
@@ -48,6 +48,20 @@ def test_pictures_and_a_table_are_written(tmp_path: Path) -> None:
     table = (tmp_path / "out" / "cifar10-resnet18-w16-cut2-table.md").read_text()
     assert "| CE-T, 24 epochs, truncated | paper's code | 0.5 | 40.00 | 80.00% | 1 |" in table
     assert "n = 100 test images; commits abc; box." in table
+
+
+def test_beside_a_pair_stands_the_whole_classifier_that_costs_its_sensor_as_much() -> None:
+    pair = replace(RECORD, sensor_macs=1000)
+    local = replace(RECORD, cut=4, model="anchored", sensor_macs=1080, rate_scale=0.01, ideal_bits=3.3)
+    others = [
+        replace(local, rate_scale=4.0, ideal_bits=80.0),
+        replace(local, sensor_macs=1200),
+        replace(local, dataset="cifar100"),
+        replace(local, distortion="rotation 30"),
+        replace(local, cut=3),
+    ]
+    assert local_classifiers([pair, *others, local], pair) == [local]
+    assert local_classifiers([pair, local], replace(local, d=8)) == [], "not beside itself"
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

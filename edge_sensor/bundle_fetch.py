@@ -113,7 +113,7 @@ class BundleClient:
                 return answer
             except grpc.aio.AioRpcError as error:
                 await self.close()
-                if (refused := _refused(error, self._dialer.server)) is not None:
+                if (refused := _refused(error, self._dialer.servers.now)) is not None:
                     raise refused from None
                 pause_s = self._backoff.next_s()
                 log.warning("the server hands no bundle out (%s); next attempt in %.1f s", error.code().name, pause_s)

@@ -1,8 +1,9 @@
 """The gRPC channel, and what a stream's end means."""
 
 import asyncio
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -18,6 +19,9 @@ _OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     # No pings to size the receive window by: on a thin link they cost as much as the messages, and the window is ample.
     ("grpc.http2.bdp_probe", 0),
+    # Of a name's several addresses any one will do: so that sensors spread over the servers behind it, and do not all
+    # come back to one that is going away.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}]})),
 )
 
 _FATAL = (
@@ -30,12 +34,30 @@ _FATAL = (
 )
 
 
-class Dialer:
-    """Opens channels to one server, as its settings say; every call on them carries ``metadata``."""
+class Servers:
+    """The servers that will do, each HOST:PORT, and the one whose turn it is."""
 
-    def __init__(self, server: str, access: Access) -> None:
-        """``server`` is HOST:PORT. Reads files; raises CertificateError if they cannot be used."""
-        self.server = server
+    def __init__(self, addresses: Sequence[str], first: int = 0) -> None:
+        """``first`` is the place of the one to begin with."""
+        self._addresses = tuple(addresses)
+        self._place = first
+
+    @property
+    def now(self) -> str:
+        """The one to use now."""
+        return self._addresses[self._place]
+
+    def move(self) -> None:
+        """The next one's turn; where there is only one, it stays that one's."""
+        self._place = (self._place + 1) % len(self._addresses)
+
+
+class Dialer:
+    """Opens channels to the server whose turn it is; every call on them carries ``metadata``."""
+
+    def __init__(self, servers: Servers, access: Access) -> None:
+        """Reads files; raises CertificateError if they cannot be used."""
+        self.servers = servers
         self.metadata = access.metadata
         self._credentials: Reloaded[grpc.ChannelCredentials] | None = access.credentials()
 
@@ -50,8 +72,10 @@ class Dialer:
         names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
         options = (*_OPTIONS, *((name, keepalive_ms) for name in names))
         if self._credentials is None:
-            return grpc.aio.insecure_channel(self.server, options=options)
-        return grpc.aio.secure_channel(self.server, await asyncio.to_thread(self._credentials.get), options=options)
+            return grpc.aio.insecure_channel(self.servers.now, options=options)
+        return grpc.aio.secure_channel(
+            self.servers.now, await asyncio.to_thread(self._credentials.get), options=options
+        )
 
 
 def refusal(error: grpc.aio.AioRpcError, server: str) -> LatentwireError | None:

@@ -19,7 +19,7 @@ class SensorConfig:
 
     Attributes:
         bundle: folder of the bundle, or the name of a shipped one.
-        server: ``HOST:PORT`` of the server.
+        server: ``HOST:PORT`` of the server, or of several that will do, with commas.
         access: how the server is reached, and by what it knows this sensor.
         source: ``digits``, ``cifar10`` or ``cifar100`` (their test splits), an image file, a folder of
             images, a video file, a camera's index or device file, or the URL of an RTSP or HTTP stream.
@@ -98,9 +98,10 @@ class SensorConfig:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        if _port(self.server) < 1:
-            raise ValueError(f"server must be HOST:PORT, for example 127.0.0.1:50051, not {self.server!r}")
-        self.access.check(self.server)
+        for server in self.servers:
+            if _port(server) < 1:
+                raise ValueError(f"server must be HOST:PORT, for example 127.0.0.1:50051, not {server!r}")
+            self.access.check(server)
         if self.metrics is not None and _port(self.metrics) < 0:
             raise ValueError(f"metrics must be HOST:PORT, for example 127.0.0.1:9108, not {self.metrics!r}")
         if not 1 <= len(self.name) <= 128 or not self.name.isprintable():
@@ -144,6 +145,11 @@ class SensorConfig:
                 raise ValueError(f"{name} must be 0 to 3600 seconds, not {getattr(self, name)}")
         if not 0 < self.max_backoff_s <= 3600:
             raise ValueError(f"max_backoff_s must be above 0 and at most 3600 seconds, not {self.max_backoff_s}")
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Each ``HOST:PORT`` of ``server``."""
+        return tuple(address.strip() for address in self.server.split(","))
 
     def described(self) -> str:
         """All settings in one line, for the log."""

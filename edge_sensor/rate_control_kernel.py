@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+from edge_sensor.channel import Servers
 from edge_sensor.rate_control_socket import StreamSocket, Traffic
 
 _SAMPLE_S = 1.0  # between two readings
@@ -22,9 +23,9 @@ class Crossed:
 class KernelCounts:
     """Reads them now and then. Tell it when a stream begins and ends, and of every message."""
 
-    def __init__(self, server: str) -> None:
-        """``server`` is HOST:PORT."""
-        self._server = server
+    def __init__(self, servers: Servers) -> None:
+        """``servers`` knows which one the stream goes to."""
+        self._servers = servers
         self._socket: StreamSocket | None = None
         self._looking = False
         self._read_s = -math.inf
@@ -60,7 +61,7 @@ class KernelCounts:
             return None, None
         self._read_s = now_s
         if self._socket is None:
-            self._socket = StreamSocket.find(self._server)
+            self._socket = StreamSocket.find(self._servers.now)
         traffic = None if self._socket is None else self._socket.read()
         before = self._before
         if traffic is None or (before is not None and not self._since.messages):

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from edge_sensor.channel import Servers
 from edge_sensor.frame_queue import FrameQueue
 from edge_sensor.rate_control import Controller, Plan, Seen
 from edge_sensor.rate_control_budget import Budget
@@ -44,11 +45,11 @@ log = logging.getLogger("latentwire.sensor")
 class Sight:
     """What rate control has to know of its sensor.
 
-    ``server`` is HOST:PORT; ``live`` and ``fps`` are the source's; ``delay_s`` is how long a message stays open at
+    ``live`` and ``fps`` are the source's; ``delay_s`` is how long a message stays open at
     least; ``max_image_bits`` caps the payload bits an image that a rung may be measured at.
     """
 
-    server: str
+    servers: Servers
     live: bool
     fps: float | None
     delay_s: float
@@ -82,7 +83,7 @@ class RateControlTask:
         self._closed_s: float | None = None
         self._sent_end = session.window.first_sequence
         self._arrivals: deque[tuple[float, int]] = deque()
-        self._kernel = KernelCounts(sight.server)
+        self._kernel = KernelCounts(sight.servers)
         self._most_frames = 0  # that may wait to be coded
 
     # who turns the knob

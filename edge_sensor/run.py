@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import signal
 import threading
 import uuid
@@ -16,7 +17,7 @@ from typing import Any
 from edge_sensor.bundle_fetch import BundleClient
 from edge_sensor.bundle_store import BundleStore
 from edge_sensor.capture import CaptureCounts, start_capture
-from edge_sensor.channel import Dialer
+from edge_sensor.channel import Dialer, Servers
 from edge_sensor.coder import Caps, MessageCoder, Observer
 from edge_sensor.commands import Commands
 from edge_sensor.config import SensorConfig
@@ -114,6 +115,7 @@ class _Run:
             None if kept is None else kept.window(),
             1 if kept is None else kept.spool.state.point + 1,
         )
+        servers = Servers(config.servers, random.randrange(len(config.servers)))  # so that sensors spread over them
         caps = Caps(config.max_image_bits, config.max_message_bits)
         coder = MessageCoder(self._queue, ledger.dropped, config.delay_s, observe, caps)
         self._control = RateControlTask(
@@ -121,7 +123,7 @@ class _Run:
             parts.first.tuner,
             self._queue,
             config.rate_control,
-            Sight(config.server, parts.source.live, config.source_options.fps, config.delay_s, config.max_image_bits),
+            Sight(servers, parts.source.live, config.source_options.fps, config.delay_s, config.max_image_bits),
         )
         self._pipeline = Pipeline(self._session, self._queue, coder, config.limit, self._control.due)
         self._writer = ThreadPoolExecutor(1, "latentwire-results")
@@ -135,14 +137,21 @@ class _Run:
             self._services.append(self._spooled.run)
         self._recorder = Recorder(self._writer, self._session.backlog.answered)
         self._services.append(self._recorder.run)
-        client = BundleClient(Dialer(config.server, config.access), config.max_backoff_s)
+        client = BundleClient(Dialer(servers, config.access), config.max_backoff_s)
         updater = Updater(self._session, parts.first.tuner, self._queue, client, parts.store)
         self._services.append(updater.run)
         self._commands = Commands(self._session, parts.first.tuner, self._queue, updater, self._control)
         self._captured = CaptureCounts()
         self._watch(coder)
         self._stream = StreamClient(
-            config, self._session, ledger, self._commands, self._recorder, self._observers, self._control
+            config,
+            Dialer(servers, config.access),
+            self._session,
+            ledger,
+            self._commands,
+            self._recorder,
+            self._observers,
+            self._control,
         )
         self._stopping = asyncio.Event()
 

@@ -96,6 +96,7 @@ class StreamClient:
     def __init__(
         self,
         config: SensorConfig,
+        dialer: Dialer,
         session: Session,
         ledger: Ledger,
         commands: Commands,
@@ -104,7 +105,7 @@ class StreamClient:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``recorder`` has the results written down."""
+        """``dialer`` reaches the servers; ``recorder`` has the results written down."""
         self._config = config
         self._session = session
         self._ledger = ledger
@@ -113,7 +114,7 @@ class StreamClient:
         self._observers = observers
         self._pace = pace
         self._clock = clock
-        self._dialer = Dialer(config.server, config.access)
+        self._dialer = dialer
         self._backoff = Backoff(ceiling_s=config.max_backoff_s)
         self._welcomes = 0
         self._patient = config.spool is not None  # waits for a first server as long as it takes
@@ -163,14 +164,19 @@ class StreamClient:
         server = self._config.server
         return ServerUnavailableError(
             f"no server answers at {server} ({reason}): start one there "
-            f"(latentwire server --listen {server}), or give another address with --server"
+            f"(latentwire server --listen {self._dialer.servers.now}), or give another address with --server"
         )
 
     async def _one_stream(self, begun_s: float) -> str:
         """Run one stream to its end; returns why it ended, raises if there is no use in another."""
         timeout_s = WELCOME_TIMEOUT_S
         if not self._welcomes and not self._patient:
-            timeout_s = min(timeout_s, max(0.1, begun_s + self._config.connect_timeout_s - self._clock()))
+            left_s = begun_s + self._config.connect_timeout_s - self._clock()
+            share_s = self._config.connect_timeout_s / len(
+                self._config.servers
+            )  # one that is silent leaves time for others
+            timeout_s = min(timeout_s, share_s, max(0.1, left_s))
+        link: _Link | None = None
         try:
             async with await self._dialer.open(self._config.keepalive_s) as channel:
                 call = SensorsStub(channel).Stream(None, metadata=self._dialer.metadata)
@@ -181,7 +187,7 @@ class StreamClient:
                     self.connected = False
                     call.cancel()
         except grpc.aio.AioRpcError as error:
-            refused = refusal(error, self._config.server)
+            refused = refusal(error, self._dialer.servers.now)
             if refused is not None:
                 raise refused from None
             return " ".join((error.details() or error.code().name).split())[:200]
@@ -189,6 +195,9 @@ class StreamClient:
             return "no answer in time"
         except _LinkLost as lost:
             return str(lost)
+        finally:
+            if link is None or link.draining:  # one that was merely cut off knows best where to go on
+                self._dialer.servers.move()
         return "the server closed the stream"
 
     async def _greet(self, call: Call, timeout_s: float) -> _Link:
@@ -202,7 +211,7 @@ class StreamClient:
         self._session.limits = welcome.limits
         if self._welcomes:
             self._ledger.reconnects += 1
-            log.warning("connected to %s again, at image %d", self._config.server, welcome.next_sequence)
+            log.warning("connected again, to %s, at image %d", self._dialer.servers.now, welcome.next_sequence)
         self._welcomes += 1
         self.connected = True
         self._said = ""

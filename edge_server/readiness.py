@@ -25,6 +25,7 @@ class Readiness:
         """``check`` runs the decoders, and raises InferenceError if one cannot; it may take seconds."""
         self.servicer = servicer
         self.ready = False
+        self._stopping = False
         self._services = ("", *services)
         self._totals = totals
         self._sink = sink
@@ -39,15 +40,15 @@ class Readiness:
 
     async def stop(self) -> None:
         """Not serving, for good."""
-        self.ready = False
+        self.ready, self._stopping = False, True
         await self.servicer.enter_graceful_shutdown()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until ``stop`` or cancelled."""
+        while not self._stopping:
             await asyncio.sleep(INTERVAL_S)
             trouble = await self._trouble()
-            if self.ready == bool(trouble):
+            if self.ready == bool(trouble) and not self._stopping:
                 log.warning("not ready: %s", trouble) if trouble else log.info("ready again")
                 await self.say(not trouble)
 

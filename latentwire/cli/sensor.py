@@ -35,7 +35,7 @@ app = typer.Typer(invoke_without_command=True, subcommand_metavar="[COMMAND]")
 @app.callback()
 def sensor(
     context: typer.Context,
-    server: Annotated[str | None, typer.Option(help="HOST:PORT of the server. Needed.")] = None,
+    server: Annotated[str | None, typer.Option(help="HOST:PORT of the server, or of several. Needed.")] = None,
     source: Annotated[
         str | None,
         typer.Option(

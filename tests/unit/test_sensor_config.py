@@ -46,6 +46,14 @@ def test_a_bad_setting_says_what_to_do(setting: str, value: Any, message: str) -
         SensorConfig(**{**GOOD, setting: value})
 
 
+def test_several_servers() -> None:
+    config = SensorConfig(**{**GOOD, "server": "127.0.0.1:1, localhost:2,[::1]:3"})
+    assert config.servers == ("127.0.0.1:1", "localhost:2", "[::1]:3")
+    for wrong, says in (("localhost:1,", "HOST:PORT"), ("localhost:1,edge.example.org:2", "another machine")):
+        with pytest.raises(ValueError, match=says):
+            SensorConfig(**{**GOOD, "server": wrong})
+
+
 @pytest.mark.parametrize("server", ["127.0.0.1:1", "[::1]:50051", "edge.example.org:443"])
 def test_addresses(server: str) -> None:
     access = Access(authority=Path("ca.pem"))

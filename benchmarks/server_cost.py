@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.codec import Subject, code_messages, load_subject
 from benchmarks.timing import Spread, take_turns
+from edge_server.answering import answer_jobs
 from edge_server.pipeline import Job, Pipeline
 from latentwire.bundle import shipped_bundles
 from latentwire.errors import LatentwireError
@@ -47,7 +48,7 @@ def _measure(subject: Subject, images: int) -> list[dict[str, Any]]:
     model = subject.bundle.manifest.variant().default_model
     scales = subject.parameters(model).frontier.rate_scale.tolist()
     jobs = {scale: _jobs(pipeline, subject, model, scale, images) for scale in scales}
-    tasks = {str(scale): lambda jobs=jobs[scale]: _answer(pipeline, jobs) for scale in scales}
+    tasks = {str(scale): lambda jobs=jobs[scale]: _answer(jobs) for scale in scales}
     seconds = take_turns(tasks, ROUNDS)
     slowest = seconds[str(scales[-1])]
     rows = []
@@ -57,7 +58,7 @@ def _measure(subject: Subject, images: int) -> list[dict[str, Any]]:
         rows.append(
             subject.row("server")
             | {"model": model, "rate_scale": scale, "images": count, "images_per_message": IMAGES_PER_MESSAGE}
-            | {"share_refined": _answer(pipeline, jobs[scale]) / count}
+            | {"share_refined": _answer(jobs[scale]) / count}
             | {"images_per_s": speed.median, "images_per_s_low": speed.low, "images_per_s_high": speed.high}
             | {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
             | {"against": "the highest knob position"}
@@ -77,11 +78,11 @@ def _jobs(pipeline: Pipeline, subject: Subject, model: str, scale: float, images
     return jobs
 
 
-def _answer(pipeline: Pipeline, jobs: list[Job]) -> int:
+def _answer(jobs: list[Job]) -> int:
     """Answer all jobs; how many images were refined."""
     refined = 0
     for start in range(0, len(jobs), MESSAGES_PER_RUN):
-        for answered in pipeline.answer(jobs[start : start + MESSAGES_PER_RUN]):
+        for answered in answer_jobs(jobs[start : start + MESSAGES_PER_RUN]):
             if isinstance(answered, LatentwireError):
                 raise answered
             refined += answered.refined

@@ -1,12 +1,5 @@
-"""What a worker thread does with a micro-batch: payloads -> latents -> one decoder run a variant -> results.
+"""The bundle's decoders, and its operating points with all that messages at them take to be answered."""
 
-::
-
-    batch --codec--> anchor, level, latent --level 0--> the anchor's known answer
-                                           --level 1--> decoder, with the refined images of all other batches
-"""
-
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +10,9 @@ from numpy.typing import NDArray
 from edge_server.decoder import Decoder
 from latentwire.bundle import Bundle
 from latentwire.codec.latent_codec import DecodedBatch
-from latentwire.errors import CodecError, CorruptPayloadError, LatentwireError, TableDigestError
+from latentwire.errors import TableDigestError
 from latentwire.messages import LatentBatch, OperatingPointName, Results
 from latentwire.operating_point import OperatingPoint, OperatingPoints
-
-log = logging.getLogger("latentwire.server")
 
 KEPT_ANSWERS = 64  # tables of answers to anchors: as many as operating points are kept
 
@@ -122,53 +113,3 @@ class Pipeline:
                 "run the same release on both sides"
             )
         return served
-
-    @staticmethod
-    def answer(jobs: Sequence[Job]) -> list[Answered | LatentwireError]:
-        """Each job's results, or the CodecError that its payload is refused with; raises InferenceError.
-
-        The jobs may be of several bundles.
-        """
-        decoded = [_decode(job) for job in jobs]
-        sound = [(job, d) for job, d in zip(jobs, decoded, strict=True) if isinstance(d, DecodedBatch)]
-        done = iter(_classify([job for job, _ in sound], [d for _, d in sound]))
-        return [d if isinstance(d, CodecError) else next(done) for d in decoded]
-
-
-def _decode(job: Job) -> DecodedBatch | CodecError:
-    try:
-        return job.served.point.codec.decode(job.batch.payload, job.batch.images, job.batch.crc32)
-    except CodecError as error:
-        return error
-    except Exception:  # a hostile payload must not take the other streams' batches with it
-        log.exception("unforeseen error while decoding %d bytes", len(job.batch.payload))
-        return CorruptPayloadError("the payload cannot be decoded")
-
-
-def _classify(jobs: list[Job], decoded: list[DecodedBatch]) -> list[Answered]:
-    """Level 0 from the anchors' table; the refined images of all jobs of one decoder in one run."""
-    refined = [np.flatnonzero(d.level) for d in decoded]
-    label = [job.served.anchors.label[d.anchor] for job, d in zip(jobs, decoded, strict=True)]
-    probability = [job.served.anchors.probability[d.anchor] for job, d in zip(jobs, decoded, strict=True)]
-    by_decoder: dict[Decoder, list[int]] = {}
-    for j, job in enumerate(jobs):
-        if len(refined[j]):
-            by_decoder.setdefault(job.served.decoder, []).append(j)
-    for decoder, members in by_decoder.items():
-        latent = np.concatenate([decoded[j].latent[refined[j]] for j in members])
-        told = [jobs[j].served.conditions(decoded[j], refined[j]) for j in members]
-        conditions = [rows for rows in told if rows is not None]  # all or none: they are of one decoder
-        labels, probabilities = decoder.run(latent, np.concatenate(conditions) if conditions else None)
-        start = 0
-        for j in members:
-            end = start + len(refined[j])
-            label[j][refined[j]] = labels[start:end]
-            probability[j][refined[j]] = probabilities[start:end]
-            start = end
-    return [
-        Answered(
-            Results(job.batch.first_sequence, tuple(label[j].tolist()), tuple(probability[j].tolist())),
-            len(refined[j]),
-        )
-        for j, job in enumerate(jobs)
-    ]

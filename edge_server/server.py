@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from edge_server.answering import answer_jobs
 from edge_server.batcher import Batcher
 from edge_server.bundle_library import BundleLibrary
 from edge_server.bundles_service import BundlesService
@@ -129,7 +130,7 @@ class Server:
         tables = ThreadPoolExecutor(1, thread_name_prefix="latentwire-tables")
         stack.callback(tables.shutdown)
         self._batcher = batcher = Batcher(
-            self._totals.timed(Pipeline.answer),
+            self._totals.timed(answer_jobs),
             max_images=config.max_batch_images,
             delay_s=config.batch_delay_s,
             max_queued_images=config.max_queued_images,

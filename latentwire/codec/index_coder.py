@@ -1,9 +1,11 @@
 """Indices of the refined images <-> symbols: one call of the coder a table, whatever the number of images."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from latentwire.codec.coder import TOTAL, Decoder, Encoder, Table, ideal_bits
+from latentwire.codec.coder import TOTAL, Encoder, Symbols, Table, ideal_bits
 from latentwire.codec.entropy_model import Tables
 
 ESCAPE_BITS = 32
@@ -12,6 +14,7 @@ _HALF_TABLE = Table(np.full(1 << _HALF, TOTAL >> _HALF, np.int64))
 
 Ints = NDArray[np.int32]
 Reals = NDArray[np.float64]
+Pull = Callable[[int, int, Table], Symbols]  # of that message, so many symbols, of that table
 
 
 class IndexCoder:
@@ -60,26 +63,34 @@ class IndexCoder:
         image_bits: Reals = bits.sum(axis=1)
         return image_bits
 
-    def pull(self, coder: Decoder, anchor: Ints) -> tuple[Ints, Reals]:
-        """Indices (R, d), and where in its bin each is reconstructed, in steps, of images at ``anchor`` (R,)."""
+    def pull(self, pull: Pull, messages: int, message: Ints, anchor: Ints) -> tuple[Ints, Reals]:
+        """Indices (R, d), and where in its bin each is reconstructed, in steps, of images at ``anchor`` (R,).
+
+        They are of ``message`` (R,), rising, of so many ``messages``; ``pull`` has the symbols of each.
+        """
         shape = (len(anchor), self._base.shape[1])
         if not len(anchor):
             return np.zeros(shape, np.int32), np.zeros(shape)
         rows = self._rows(anchor)
-        order, groups = grouped(np.broadcast_to(self._table_of[rows], shape).ravel())
-        in_order = np.empty(len(order), np.int32)
-        for table, start, end in groups:
-            in_order[start:end] = coder.pull(end - start, self._index[table])
-        symbol = np.empty_like(in_order)
-        symbol[order] = in_order
+        tables = len(self._index)
+        table_of = np.broadcast_to(self._table_of[rows], shape)
+        order, groups = grouped(within(message[:, None], messages, table_of, tables).ravel())
+        parts = []
+        for key, start, end in groups:
+            number, table = divmod(key, tables)
+            parts.append(pull(number, end - start, self._index[table]))
+        symbol = np.empty(len(order), np.int32)
+        symbol[order] = np.concatenate(parts)
         symbol = symbol.reshape(shape)
         indices = symbol + self._base[rows]
         position = self._means[self._start[rows] + symbol]
         escaped = np.isnan(position)
         position += self._shift[rows]
         if escaped.any():
-            halves = coder.pull(2 * int(escaped.sum()), _HALF_TABLE).reshape(-1, 2).astype(np.uint32)
-            indices[escaped] = (halves[:, 0] << _HALF | halves[:, 1]).view(np.int32)
+            counts = np.bincount(message[np.nonzero(escaped)[0]], minlength=messages)
+            halves = [pull(number, 2 * int(counts[number]), _HALF_TABLE) for number in np.flatnonzero(counts).tolist()]
+            half = np.concatenate(halves).reshape(-1, 2).astype(np.uint32)
+            indices[escaped] = (half[:, 0] << _HALF | half[:, 1]).view(np.int32)
             position[escaped] = indices[escaped]
         return indices, position
 
@@ -102,3 +113,8 @@ def narrow(key: NDArray[np.integer], values: int) -> NDArray[np.integer]:
     """``key``, of 0 to ``values`` - 1, in as few bits as hold it: numpy sorts 16 or fewer by counting."""
     narrowed: NDArray[np.integer] = key.astype(np.min_scalar_type(values - 1))
     return narrowed
+
+
+def within(message: NDArray[np.integer], messages: int, key: NDArray[np.integer], values: int) -> NDArray[np.integer]:
+    """message x ``values`` + ``key``: a key that groups each message's images by theirs, of 0 to ``values`` - 1."""
+    return narrow(key if messages == 1 else message * np.int64(values) + key, messages * values)

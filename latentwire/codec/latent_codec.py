@@ -1,27 +1,26 @@
-"""A batch of latents <-> one payload, at one operating point.
+"""A batch of latents <-> one payload, at one operating point; many payloads -> latents.
 
 A coded image is (anchor, level, indices). The payload codes the anchors of all images, then their levels anchor by
 anchor, then the indices of the refined images table by table, then what was escaped: docs/wire-format.md.
 """
 
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentwire.codec import runs
+from latentwire.codec.bulk import BulkDecoder, Coded, as_bytes
 from latentwire.codec.choice import Choice, choose, log_posterior
-from latentwire.codec.coder import Decoder, Encoder, ideal_bits
+from latentwire.codec.coder import Encoder, ideal_bits
 from latentwire.codec.entropy_model import Tables, derive_tables
 from latentwire.codec.index_coder import IndexCoder, grouped, narrow
 from latentwire.codec.parameters import TAILS, CodecParameters, Point
 from latentwire.codec.quantizer import dequantize, quantize
-from latentwire.errors import ChecksumError, CorruptPayloadError, NonFiniteLatentError
+from latentwire.errors import CodecError, NonFiniteLatentError
 
-MAX_LEVEL = 1
 MAX_ENTRIES = 1 << 14  # of one message, images x d: the coder in plain Python decodes them in some 40 ms at worst
-WORD_BYTES = 4  # more than any symbol takes: 24 bits, and what little the coder loses to rounding
 
 Ints = NDArray[np.int32]
 
@@ -78,8 +77,8 @@ class LatentCodec:
         self._anchor_bits = np.zeros(1) if self.tables.anchor is None else self.tables.anchor.ideal_bits
         self._level_bits = ideal_bits(np.stack([table.frequencies for table in self.tables.level]))
         self._indices = IndexCoder(self.tables)
-        self._seed = zlib.crc32(self.tables.digest)
         self._tail = TAILS[parameters.payload_format]
+        self._bulk = BulkDecoder(self.tables, self._indices, self._tail)
 
     @property
     def most_images(self) -> int:
@@ -112,36 +111,26 @@ class LatentCodec:
         coder = Encoder()
         self._push_anchors(coder, choice, bits)
         bits[refined] += self._indices.push(coder, anchor, indices)
-        crc32 = self._checksum(choice.anchor, choice.level, indices)
+        crc32 = self._bulk.checksum(as_bytes(choice.anchor), as_bytes(choice.level), as_bytes(indices))
         return EncodedBatch(coder.seal(self._tail), crc32, choice.anchor, choice.level, indices, bits, saturated)
 
     def decode(self, payload: bytes, images: int, crc32: int) -> DecodedBatch:
         """Decode a message of ``images`` images, exactly, or raise CorruptPayloadError or ChecksumError."""
-        if len(payload) > self._most_bytes(images):
-            raise CorruptPayloadError(f"{len(payload)} bytes are more than {images} images can need at these tables")
-        coder = Decoder(payload, self._tail)
-        anchor, level = self._pull_anchors(coder, images)
-        if level.max(initial=0) > MAX_LEVEL:
-            raise CorruptPayloadError(f"a level above {MAX_LEVEL} is not part of this format")
-        refined = np.flatnonzero(level)
-        indices, position = self._indices.pull(coder, anchor[refined])
-        if self._checksum(anchor, level, indices) != crc32:
-            raise ChecksumError("the payload decodes to other symbols than were coded; it was damaged on its way")
-        latent = self.anchors[anchor]
-        latent[refined] = dequantize(position, latent[refined], self.tables.step_size)
-        return DecodedBatch(anchor, level, indices, latent)
+        decoded, (error,) = self.decode_many([Coded(payload, images, crc32)])
+        if error is not None:
+            raise error
+        return decoded
 
-    def _most_bytes(self, images: int) -> int:
-        """What no payload of so many images is longer than: all symbols that may be in one, each of a word's bytes."""
-        each: int = 3 + 3 * self.anchors.shape[1]  # a flag, an anchor, a level; an escape and two halves an entry
-        return WORD_BYTES * (1 + images * each + 2)  # the mode, and what sealing may add
+    def decode_many(self, messages: Sequence[Coded]) -> tuple[DecodedBatch, list[CodecError | None]]:
+        """Decode one or more messages: all their images end to end, and what each message is refused with.
 
-    def _checksum(self, anchor: Ints, level: Ints, indices: Ints) -> int:
-        """CRC-32 over the tables' digest, then all symbols as little-endian int32."""
-        crc = self._seed
-        for part in (anchor, level, indices):
-            crc = zlib.crc32(part.astype("<i4", copy=False).data, crc)
-        return crc
+        An image of a refused message is at level 0 of some anchor, and stands for nothing.
+        """
+        symbols, errors = self._bulk.decode(messages)
+        refined = np.flatnonzero(symbols.level)
+        latent = self.anchors[symbols.anchor]
+        latent[refined] = dequantize(symbols.position, latent[refined], self.tables.step_size)
+        return DecodedBatch(symbols.anchor, symbols.level, symbols.indices, latent), errors
 
     def _push_anchors(self, coder: Encoder, choice: Choice, bits: NDArray[np.float64]) -> None:
         if self.tables.anchor is not None:
@@ -159,18 +148,3 @@ class LatentCodec:
         for a, start, end in groups:
             coder.push(level[start:end], self.tables.level[a])
         bits += self._level_bits[choice.anchor, choice.level]
-
-    def _pull_anchors(self, coder: Decoder, images: int) -> tuple[Ints, Ints]:
-        anchor = np.zeros(images, np.int32)
-        if self.tables.anchor is not None:
-            run = int(coder.pull(1, runs.MODE_TABLE)[0]) if images > 1 else 0
-            if run:
-                place = np.append(0, np.cumsum(1 - coder.pull(images - 1, runs.FLAG_TABLES[run - 1])))
-                anchor = coder.pull(int(place[-1]) + 1, self.tables.anchor)[place]
-            else:
-                anchor = coder.pull(images, self.tables.anchor)
-        level = np.zeros(images, np.int32)
-        order, groups = grouped(narrow(anchor, len(self.anchors)))
-        for a, start, end in groups:
-            level[order[start:end]] = coder.pull(end - start, self.tables.level[a])
-        return anchor, level

@@ -14,7 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["latentwire"]):
     from latentwire.codec import coder
-    from latentwire.codec.latent_codec import LatentCodec
+    from latentwire.codec.bulk import BulkDecoder
     from latentwire.errors import LatentwireError
 
     from .corpus import LIMITS, Corpus, npz_of
@@ -30,7 +30,7 @@ class Payloads:
     def __init__(self, corpus: Corpus, backend: str | None = None) -> None:
         coder.use(backend or coder.in_use())
         self._codecs = [served.point.codec for served in corpus.served.values()]
-        LatentCodec._checksum = lambda *_: 0  # type: ignore[method-assign]  # no mutation would get past a real one
+        BulkDecoder.checksum = lambda *_: 0  # type: ignore[method-assign]  # no mutation would get past a real one
         self.seeds = [
             bytes([number - 1]) + (images - 1).to_bytes(2, "little") + payload
             for number, images, payload in corpus.payloads()

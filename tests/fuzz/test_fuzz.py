@@ -11,7 +11,7 @@ from fuzz.corpus import Corpus
 from fuzz.mutate import mutate_message
 from fuzz.targets import DECODED, Manifests, Messages, Models, SilentlyWrong
 
-from latentwire.codec.latent_codec import LatentCodec
+from latentwire.codec.bulk import BulkDecoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ def test_a_codec_without_its_checksum_would_be_found(corpus: Corpus, monkeypatch
         def __ne__(self, other: object) -> bool:
             return False
 
-    monkeypatch.setattr(LatentCodec, "_checksum", lambda *_: Anything())
+    monkeypatch.setattr(BulkDecoder, "checksum", lambda *_: Anything())
     r = random.Random(1)
     take = Messages(corpus)
     with pytest.raises(SilentlyWrong):

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edge_server.answering import answer_jobs
 from edge_server.decoder import Decoder
 from edge_server.pipeline import Answered, Job, Pipeline
 from latentwire.bundle import Bundle
@@ -65,7 +66,7 @@ def test_the_servers_answers_are_of_what_it_knows(bundle: Bundle) -> None:
         coded = served.point.codec.encode(latent, served.point.codec.choose(latent))
         jobs.append(Job(served, LatentBatch(0, 50, 1, coded.payload, coded.crc32)))
     levels = set()
-    for job, answered in zip(jobs, pipeline.answer(jobs), strict=True):
+    for job, answered in zip(jobs, answer_jobs(jobs), strict=True):
         assert isinstance(answered, Answered)
         decoded = job.served.point.codec.decode(job.batch.payload, 50, job.batch.crc32)
         logits = told_logits(decoded.latent, job.served.point.conditions(decoded.anchor, decoded.level, WIDTH))
@@ -90,7 +91,7 @@ def test_measured_is_what_the_server_answers(bundle: Bundle) -> None:
     for model, scale in (("anchored", 2.0), ("gaussian", 0.5)):
         served = pipeline.derive("full", model, scale)
         coded = served.point.codec.encode(encoded.latent, served.point.codec.choose(encoded.latent))
-        (answered,) = pipeline.answer([Job(served, LatentBatch(0, 120, 1, coded.payload, coded.crc32))])
+        (answered,) = answer_jobs([Job(served, LatentBatch(0, 120, 1, coded.payload, coded.crc32))])
         assert isinstance(answered, Answered)
         measured = measure(served.point, encoded, decoder(bundle, "full"), images_per_message=120)
         assert answered.results.labels == tuple(measured.answers.tolist())

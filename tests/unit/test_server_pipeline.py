@@ -7,9 +7,11 @@ import factories
 import numpy as np
 import pytest
 
+from edge_server.answering import answer_jobs
 from edge_server.decoder import Decoder, most_likely
 from edge_server.pipeline import Answered, Job, Pipeline
 from latentwire.bundle import Bundle
+from latentwire.codec.bulk import Coded
 from latentwire.errors import (
     ChecksumError,
     CorruptPayloadError,
@@ -70,7 +72,7 @@ def sound(answer: Answered | LatentwireError) -> Answered:
 def test_the_refined_images_of_all_jobs_share_one_decoder_run(pipeline: Pipeline) -> None:
     made = [make_job(pipeline, "gaussian", 8.0, images, seed) for seed, images in enumerate((5, 1, 7))]
     jobs, decoder = counted(*(job for job, _, _ in made))
-    answers = [sound(answer) for answer in pipeline.answer(jobs)]
+    answers = [sound(answer) for answer in answer_jobs(jobs)]
     assert decoder.runs == [13]
     for answer, (job, labels, _) in zip(answers, made, strict=True):
         assert answer.results.first_sequence == job.batch.first_sequence
@@ -83,7 +85,7 @@ def test_probabilities_are_the_decoders_softmax(pipeline: Pipeline) -> None:
     decoded = job.served.point.codec.decode(job.batch.payload, 6, job.batch.crc32)
     logits = factories.ANCHOR * decoded.latent.astype(np.float64)  # the bias is the same for all classes
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    (answer,) = pipeline.answer([job])
+    (answer,) = answer_jobs([job])
     assert sound(answer).results.probabilities == pytest.approx(softmax.max(axis=1).tolist(), rel=1e-5)
 
 
@@ -91,7 +93,7 @@ def test_images_at_level_0_are_answered_without_a_decoder_run(pipeline: Pipeline
     job, labels, level = make_job(pipeline, "anchored", factories.RATE_MIN, 20)
     assert not level.any()
     jobs, decoder = counted(job)
-    (answer,) = pipeline.answer(jobs)
+    (answer,) = answer_jobs(jobs)
     assert decoder.runs == []
     assert sound(answer).results.labels == tuple(labels.tolist())  # the test's anchors are the classes
     assert sound(answer).refined == 0
@@ -105,18 +107,18 @@ def test_a_mixed_batch_runs_the_decoder_on_its_refined_images_only(pipeline: Pip
     refined = int(level.sum())
     assert 0 < refined < 200
     jobs, decoder = counted(job)
-    (answer,) = pipeline.answer(jobs)
+    (answer,) = answer_jobs(jobs)
     assert decoder.runs == [refined]
     assert sound(answer).refined == refined
     assert np.mean(np.array(sound(answer).results.labels) == labels) > 0.95
-    alone = sound(pipeline.answer([job])[0]).results
+    alone = sound(answer_jobs([job])[0]).results
     assert alone == sound(answer).results
 
 
 def test_jobs_of_two_variants_are_answered_together(pipeline: Pipeline) -> None:
     one, labels, _ = make_job(pipeline, "gaussian", 8.0, 4, seed=1)
     two, more_labels, _ = make_job(pipeline, "gaussian", 4.0, 4, seed=2, variant="other")
-    first, second = pipeline.answer([one, two])
+    first, second = answer_jobs([one, two])
     assert sound(first).results.labels == tuple(labels.tolist())
     assert sound(second).results.labels == tuple(more_labels.tolist())
 
@@ -124,22 +126,22 @@ def test_jobs_of_two_variants_are_answered_together(pipeline: Pipeline) -> None:
 def test_a_bad_payload_is_refused_alone(pipeline: Pipeline) -> None:
     good, labels, _ = make_job(pipeline, "gaussian", 8.0, 4)
     bad = replace(good, batch=replace(good.batch, crc32=good.batch.crc32 ^ 1))
-    before, refused, after = pipeline.answer([good, bad, good])
+    before, refused, after = answer_jobs([good, bad, good])
     assert isinstance(refused, ChecksumError)
     assert sound(before).results.labels == sound(after).results.labels == tuple(labels.tolist())
-    (only,) = pipeline.answer([bad])
+    (only,) = answer_jobs([bad])
     assert isinstance(only, ChecksumError)
 
 
 def test_an_unforeseen_decoding_error_is_refused_alone(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        def decode(self, payload: bytes, images: int, crc32: int) -> None:
+        def decode_many(self, messages: list[Coded]) -> None:
             raise ZeroDivisionError
 
     good, _, _ = make_job(pipeline, "gaussian", 8.0, 4)
     point = replace(good.served.point, codec=Broken())  # type: ignore[arg-type]
     bad = replace(good, served=replace(good.served, point=point))
-    refused, fine = pipeline.answer([bad, good])
+    refused, fine = answer_jobs([bad, good])
     assert isinstance(refused, CorruptPayloadError)
     assert sound(fine).refined == 4
     assert "unforeseen error" in caplog.text

@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.decoder_upgrade import compare
+from edge_server.answering import answer_jobs
 from edge_server.pipeline import Answered, Job, Pipeline
 from latentwire.bundle import Bundle, load_bundle, write_bundle
 from latentwire.cli import app
@@ -132,7 +133,7 @@ def test_the_server_answers_as_is_measured(upgraded: Bundle) -> None:
         served = pipeline.derive("full", model, scale)
         codec = served.point.codec
         message = codec.encode(encoded.latent, codec.choose(encoded.latent, encoded.head_logits))
-        (answered,) = pipeline.answer([Job(served, LatentBatch(0, images, 1, message.payload, message.crc32))])
+        (answered,) = answer_jobs([Job(served, LatentBatch(0, images, 1, message.payload, message.crc32))])
         assert isinstance(answered, Answered)
         measured = measure(served.point, encoded, decoder(upgraded, "full"), images_per_message=images)
         assert answered.results.labels == tuple(measured.answers.tolist())

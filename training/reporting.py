@@ -124,8 +124,10 @@ def _draw_rate(axis: Axes, records: Sequence[Record]) -> None:
 
 
 def local_classifiers(records: Iterable[Record], beside: Record) -> list[Record]:
-    """Whole classifiers on a sensor, on the data of ``beside`` and at its cost to a tenth: pairs cut after the last stage,
-    at the lowest position of the knob, where the sensor sends what its head says. One a seed."""
+    """Whole classifiers on a sensor, on the data of ``beside`` and at its cost to a tenth; one a seed.
+
+    They are pairs cut after the last stage, at the knob's lowest position, where a sensor sends what its head says.
+    """
     found: dict[tuple[object, ...], Record] = {}
     for r in records:
         alike = r.dataset == beside.dataset and 0.9 <= r.sensor_macs / beside.sensor_macs <= 1.1

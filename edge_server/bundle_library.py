@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_server.decoder import Decoder, MakeDecoder
 from edge_server.pipeline import Pipeline, ServedPoint
 from latentwire.bundle import MANIFEST, Bundle, Manifest, load_bundle, read_manifest, sensor_digest
 from latentwire.errors import BundleError, BundleMismatchError, BundleNotFoundError
@@ -45,7 +46,12 @@ class BundleLibrary:
     """Finds bundles by digest or name, and loads their decoders."""
 
     def __init__(
-        self, own: Pipeline, folder: Path | None, decoder_threads: int, clock: Callable[[], float] = time.monotonic
+        self,
+        own: Pipeline,
+        folder: Path | None,
+        decoder_threads: int,
+        clock: Callable[[], float] = time.monotonic,
+        make_decoder: MakeDecoder = Decoder,
     ) -> None:
         """``own`` is the server's own bundle, which stays loaded; ``folder`` holds a folder for each other one.
 
@@ -58,6 +64,7 @@ class BundleLibrary:
         self._own = Held(bundle.path, bundle.manifest, bundle.digest, bundle.sensor_digest)
         self._folder = folder
         self._decoder_threads = decoder_threads
+        self._make_decoder = make_decoder
         self._clock = clock
         self._lock = threading.RLock()
         self._loading = threading.Lock()  # one bundle at a time, and without the other: what is loaded is served on
@@ -178,7 +185,7 @@ class BundleLibrary:
         bundle = load_bundle(held.path)
         if bundle.digest != held.digest:
             raise BundleError(f"the bundle in {held.path} has just been replaced; try again")
-        return Pipeline(bundle, self._decoder_threads)
+        return Pipeline(bundle, self._decoder_threads, self._make_decoder)
 
     def _find(self, wanted: Callable[[Held], bool]) -> Held | None:
         with self._lock:

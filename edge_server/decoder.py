@@ -1,6 +1,7 @@
 """The decoder half of a pair, in ONNX Runtime."""
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
@@ -60,6 +61,13 @@ class Decoder:
                 f"but the manifest names {self._classes} classes"
             )
         return most_likely(logits)
+
+
+class MakeDecoder(Protocol):
+    """Makes the decoders of a bundle: ``Decoder``, or one whose work is done elsewhere."""
+
+    def __call__(self, path: Path, d: int, classes: int, threads: int) -> Decoder:
+        """As ``Decoder``."""
 
 
 def most_likely(logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

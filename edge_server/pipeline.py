@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_server.decoder import Decoder
+from edge_server.decoder import Decoder, MakeDecoder
 from latentwire.bundle import Bundle
 from latentwire.codec.latent_codec import DecodedBatch
 from latentwire.errors import TableDigestError
@@ -60,7 +60,7 @@ class Answered:
 class Pipeline:
     """The bundle's decoders and operating points. Thread-safe; every method may take milliseconds."""
 
-    def __init__(self, bundle: Bundle, decoder_threads: int) -> None:
+    def __init__(self, bundle: Bundle, decoder_threads: int, make_decoder: MakeDecoder = Decoder) -> None:
         """Load and warm every variant's decoder, and ask it about the anchors.
 
         Raises InferenceError or BundleCorruptError.
@@ -68,7 +68,7 @@ class Pipeline:
         self.bundle = bundle
         manifest = bundle.manifest
         self._decoders = {
-            name: Decoder(bundle.decoder_path(name), variant.d, len(manifest.classes), decoder_threads)
+            name: make_decoder(bundle.decoder_path(name), variant.d, len(manifest.classes), decoder_threads)
             for name, variant in manifest.variants.items()
         }
         self._points = OperatingPoints(bundle)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 from edge_server.result_sink_files import check_ending
 from latentwire.messages import Limits
@@ -19,7 +20,9 @@ class ServerConfig:
         bundle: folder of the bundle, or the name of a shipped one.
         listen: ``HOST:PORT``; port 0 takes a free port.
         decoder_threads: threads of ONNX Runtime inside one decoder run; 0 takes one a core.
-        workers: micro-batches in work at once, so that one is entropy-decoded while the decoder runs another.
+        backend: where decoders run: ``local`` in this process, ``ray`` in a pool of replicas on Ray Serve.
+        max_replicas: of that pool, which grows and shrinks with its queue; each has ``decoder_threads``.
+        workers: micro-batches in work at once (with a pool at least two a replica), so that one is entropy-decoded while the decoder runs another.
         max_batch_images: images of a micro-batch; a single message may hold more.
         batch_delay_s: how long an image waits at most for others to share its micro-batch.
         max_queued_images: images of all streams that wait for a worker; beyond, streams are not read.
@@ -42,6 +45,8 @@ class ServerConfig:
     bundle: str | Path
     listen: str = "127.0.0.1:50051"
     decoder_threads: int = 0
+    backend: Literal["local", "ray"] = "local"
+    max_replicas: int = 4
     workers: int = 2
     max_batch_images: int = 256
     batch_delay_s: float = 0.002
@@ -68,7 +73,10 @@ class ServerConfig:
             parse_metrics(self.metrics)
         if self.results is not None:
             check_ending(self.results)
+        if self.backend not in ("local", "ray"):
+            raise ValueError(f"backend must be local or ray, not {self.backend!r}")
         for name in (
+            "max_replicas",
             "workers",
             "max_batch_images",
             "max_queued_images",
@@ -112,6 +120,11 @@ class ServerConfig:
     def max_message_bytes(self) -> int:
         """The largest gRPC message taken from a peer."""
         return self.limits.max_payload_bytes + MESSAGE_OVERHEAD_BYTES
+
+    @property
+    def batches_in_work(self) -> int:
+        """Micro-batches in work at once."""
+        return self.workers if self.backend == "local" else max(self.workers, 2 * self.max_replicas)
 
     def described(self) -> str:
         """All settings in one line, for the log."""

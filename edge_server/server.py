@@ -22,6 +22,7 @@ from edge_server.bundles_service import BundlesService
 from edge_server.config import ServerConfig, parse_address, parse_metrics
 from edge_server.connection import Core
 from edge_server.control_service import ControlService
+from edge_server.decoders import decoders_of
 from edge_server.listening import add_port, check_free, credentials_of, identities_of
 from edge_server.pipeline import Answered, Job, Pipeline
 from edge_server.readiness import Readiness
@@ -124,9 +125,10 @@ class Server:
         """Load the bundle and what all streams share."""
         config = self.config
         bundle = await asyncio.to_thread(load_bundle, config.bundle, "server")
-        pipeline = await asyncio.to_thread(Pipeline, bundle, config.decoder_threads)
+        make = decoders_of(config)
+        pipeline = await asyncio.to_thread(Pipeline, bundle, config.decoder_threads, make)
         folder = None if config.library is None else Path(config.library)
-        library = BundleLibrary(pipeline, folder, config.decoder_threads)
+        library = BundleLibrary(pipeline, folder, config.decoder_threads, make_decoder=make)
         tables = ThreadPoolExecutor(1, thread_name_prefix="latentwire-tables")
         stack.callback(tables.shutdown)
         self._batcher = batcher = Batcher(
@@ -134,7 +136,7 @@ class Server:
             max_images=config.max_batch_images,
             delay_s=config.batch_delay_s,
             max_queued_images=config.max_queued_images,
-            workers=config.workers,
+            workers=config.batches_in_work,
         )
         stack.push_async_callback(batcher.close)
         if config.results is not None:

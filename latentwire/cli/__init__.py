@@ -101,6 +101,8 @@ def server(
     max_batch_images: Annotated[int, typer.Option(min=1, help="Images in one decoder run.")] = 256,
     batch_delay_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for more images.")] = 0.002,
     grace_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for streams when stopping.")] = 5.0,
+    backend: Annotated[str, typer.Option(help="local, or ray: decoders in a pool on Ray Serve (extra ray).")] = "local",
+    max_replicas: Annotated[int, typer.Option(min=1, help="Most replicas of that pool.")] = 4,
     library: Annotated[
         Path | None, typer.Option(help="A folder of further bundles, to push to sensors and decode beside the first.")
     ] = None,
@@ -128,6 +130,8 @@ def server(
             max_batch_images=max_batch_images,
             batch_delay_s=batch_delay_s,
             grace_s=grace_s,
+            backend=backend,  # type: ignore[arg-type]  # ServerConfig says which there are
+            max_replicas=max_replicas,
             library=library,
             tls_cert=tls_cert,
             tls_key=tls_key,

@@ -28,6 +28,8 @@ class ServerConfig:
         max_queued_images: images of all streams that wait for a worker; beyond, streams are not read.
         limits: what one stream may send; told to the sensor in the welcome.
         max_operating_points: operating points one stream may keep announced.
+        max_streams: streams, and other calls but health checks, open at once.
+        max_streams_a_peer: of those, from one address; of one identity, where peers have them.
         max_sessions: sessions remembered, connected or not; the longest unused are forgotten first.
         hello_timeout_s: how long a new stream may take to say hello.
         command_timeout_s: ceiling on the wait for a sensor to carry a command out.
@@ -53,7 +55,9 @@ class ServerConfig:
     max_queued_images: int = 16384
     limits: Limits = field(default_factory=Limits)
     max_operating_points: int = 256
-    max_sessions: int = 1024
+    max_streams: int = 16384
+    max_streams_a_peer: int = 4096
+    max_sessions: int = 16384
     hello_timeout_s: float = 10.0
     command_timeout_s: float = 60.0
     grace_s: float = 5.0
@@ -81,6 +85,8 @@ class ServerConfig:
             "max_batch_images",
             "max_queued_images",
             "max_operating_points",
+            "max_streams",
+            "max_streams_a_peer",
             "max_sessions",
         ):
             if getattr(self, name) < 1:

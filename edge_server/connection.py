@@ -8,6 +8,7 @@ back finds it.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     StreamContext = grpc.aio.ServicerContext[stream_pb2.SensorMessage, stream_pb2.ServerMessage]
 
 FLUSH_TIMEOUT_S = 10.0  # for a sensor that does not read its last results
+ANNOUNCEMENTS_PER_S = 20.0  # of one stream, each of which takes milliseconds to derive; faster ones wait
+ANNOUNCEMENTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Core:
     tables: Executor  # derives operating points; no worker does, so that no sensor's hello delays batches
     limits: m.Limits
     max_operating_points: int
+    fair_images: int  # of one stream that wait for a worker or are in work: a greedy one fills no queue
     sink: ResultSink | None = None
     totals: Totals = field(default_factory=Totals)
 
@@ -79,6 +83,10 @@ class Connection:
         self._changed = asyncio.Event()  # a reply was appended, or closed
         self._room = asyncio.Event()
         self._room.set()
+        self._working = 0  # images that wait for a worker, or are in work
+        self._fair = asyncio.Event()  # there may be more
+        self._fair.set()
+        self._announce_s = -math.inf  # when one more announcement would be in step with the pace
         self._end: asyncio.Future[LatentwireError] = asyncio.get_running_loop().create_future()
         self._flush_at_end = True
         self._kept: asyncio.Future[Answered] | None = None  # the last batch's answer, where there is a sink
@@ -204,21 +212,35 @@ class Connection:
         received_s = time.monotonic()
         await self._room.wait()
         if known is None:
+            await self._fair.wait()
             job = Job(served, batch)
             answer = await self._core.batcher.submit(job, batch.images)
+            self._working += batch.images
+            if self._working >= self._core.fair_images:
+                self._fair.clear()
+            answer.add_done_callback(partial(self._worked, batch.images, received_s))
             if self._core.sink is not None:
                 sensor = self._sensor
                 answer = self._core.sink.kept(sensor.name, sensor.session_id, job, answer, self._kept)
                 self._kept = answer
-            answer.add_done_callback(partial(self._core.totals.message_done, received_s))
             self._append(_Pending(job, answer), batch.images)
             return
         self._core.totals.images_known += batch.images
         for remembered in known:
             self.resend(remembered)
 
+    def _worked(self, images: int, received_s: float, _: object) -> None:
+        """The batcher has answered a batch."""
+        self._core.totals.message_seconds.observe(time.monotonic() - received_s)
+        self._working -= images
+        if self._working < self._core.fair_images:
+            self._fair.set()
+
     async def _announce(self, name: m.OperatingPointName) -> None:
         loop = asyncio.get_running_loop()
+        earliest_s = loop.time() - ANNOUNCEMENTS_AT_ONCE / ANNOUNCEMENTS_PER_S
+        self._announce_s = max(self._announce_s, earliest_s) + 1 / ANNOUNCEMENTS_PER_S
+        await asyncio.sleep(max(0.0, self._announce_s - loop.time()))
         if name.sensor_digest:
             await asyncio.to_thread(self._core.library.pipeline_of, name, self._bundle)
         served = await loop.run_in_executor(self._core.tables, self._core.library.verify_one, name, self._bundle)

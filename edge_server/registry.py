@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
 from edge_server.commands import CommandBook, Measured
@@ -149,8 +150,11 @@ class Registry:
         return sensor
 
     def _forget(self) -> None:
-        unconnected = [key for key, sensor in list(self._sensors.items())[:-1] if sensor.link is None]
-        for key in unconnected[: max(0, len(self._sensors) - self._max_sessions)]:
+        if (over := len(self._sensors) - self._max_sessions) <= 0:
+            return
+        others = islice(self._sensors.items(), len(self._sensors) - 1)  # the last is the one that has just come
+        unconnected = (key for key, sensor in others if sensor.link is None)
+        for key in list(islice(unconnected, over)):
             sensor = self._sensors.pop(key)
             if self._latest.get(sensor.name) is sensor:
                 del self._latest[sensor.name]

@@ -1,9 +1,13 @@
-"""Who may call what: one table, held in front of every service; what it does not name, nobody may call."""
+"""Who may call what, and how much at once: one table, held in front of every service.
+
+What it does not name, nobody may call.
+"""
 
 import inspect
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from edge_server.identity import Identities
+from edge_server.open_calls import OpenCalls
 from edge_server.status import refusal
-from latentwire.errors import IdentityError, NotAllowedError
+from latentwire.errors import IdentityError, NotAllowedError, ServerFullError
 from latentwire.identity import Identity
 
 if TYPE_CHECKING:
@@ -32,6 +37,9 @@ RIGHTS: dict[str, frozenset[str] | None] = {
 # Set by the gate for the call that runs, None where nobody is asked; without a gate there is none, and none is let in.
 _caller: ContextVar[Identity | None] = ContextVar("caller")
 
+PUBLIC_CALLS = 1024
+PUBLIC_CALLS_A_PEER = 64
+
 log = logging.getLogger("latentwire.server")
 audit_log = logging.getLogger("latentwire.audit")
 
@@ -41,33 +49,38 @@ class _Gate:
     """Lets calls of one method through, or ends them."""
 
     method: str
-    roles: frozenset[str]
+    roles: frozenset[str] | None
     identities: Identities
+    calls: OpenCalls
     refused: Counter[tuple[str, str]]
 
-    async def check(self, context: "Context") -> None:
-        """Return if the caller may; the call is ended otherwise."""
+    async def enter(self, context: "Context") -> ExitStack:
+        """To be held while the call lasts; the call is ended if the caller may not, or has too many."""
         _caller.set(None)
         try:
-            who = await self.identities.of(context)
+            who = None if self.roles is None else await self.identities.of(context)
             _caller.set(who)
-            if who is not None and who.role not in self.roles:
+            if who is not None and self.roles is not None and who.role not in self.roles:
                 raise NotAllowedError(f"{who} may not call {self.method}")
-        except IdentityError as error:
+            return self.calls.one_more(context.peer(), who)
+        except (IdentityError, ServerFullError) as error:
             peer, name = context.peer(), error.error_name
             self.refused[self.method.split("/")[1], name] += 1
             log.warning("refused method=%s peer=%s error=%s message=%r", self.method, peer, name, str(error))
             if self.method.startswith("/latentwire.v1.Control/"):
                 audit(self.method.rpartition("/")[2], peer, f"{name}: {error}")
             await context.abort(*refusal(error))
+            raise AssertionError("abort raises") from None
 
 
 class RightsInterceptor(grpc.aio.ServerInterceptor):
     """Asks who calls before a handler runs, wherever the method is not everyone's."""
 
-    def __init__(self, identities: Identities, refused: Counter[tuple[str, str]]) -> None:
+    def __init__(self, identities: Identities, calls: OpenCalls, refused: Counter[tuple[str, str]]) -> None:
         """``identities`` are what peers are known by; in ``refused`` those are counted who were not let in."""
         self._identities = identities
+        self._calls = calls
+        self._calls_of_everyone = OpenCalls(PUBLIC_CALLS, PUBLIC_CALLS_A_PEER)  # so that a full server says it is well
         self._refused = refused
 
     async def intercept_service(
@@ -79,9 +92,10 @@ class RightsInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         service = handler_call_details.method.lstrip("/").partition("/")[0]
         roles = RIGHTS.get(service, frozenset())
-        if handler is None or roles is None:
+        if handler is None:
             return handler
-        return _gated(handler, _Gate(handler_call_details.method, roles, self._identities, self._refused))
+        calls = self._calls_of_everyone if roles is None else self._calls
+        return _gated(handler, _Gate(handler_call_details.method, roles, self._identities, calls, self._refused))
 
 
 def check_speaks_for(sensor: str) -> None:
@@ -105,13 +119,13 @@ def _gated(handler: "Handler", gate: _Gate) -> "Handler":
     inner: Callable[..., Any] = getattr(handler, kind)
 
     async def call(request: Any, context: "Context") -> Any:
-        await gate.check(context)
-        return await inner(request, context)
+        with await gate.enter(context):
+            return await inner(request, context)
 
     async def generate(request: Any, context: "Context") -> AsyncIterator[Any]:
-        await gate.check(context)
-        async for response in inner(request, context):
-            yield response
+        with await gate.enter(context):
+            async for response in inner(request, context):
+                yield response
 
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     gated: Handler = make(

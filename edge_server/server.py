@@ -24,6 +24,7 @@ from edge_server.connection import Core
 from edge_server.control_service import ControlService
 from edge_server.decoders import decoders_of
 from edge_server.listening import add_port, check_free, credentials_of, identities_of
+from edge_server.open_calls import OpenCalls
 from edge_server.pipeline import Answered, Job, Pipeline
 from edge_server.readiness import Readiness
 from edge_server.registry import Registry
@@ -90,7 +91,8 @@ class Server:
             self._registry = registry
             self._sensors = SensorsService(core, registry, self.config.hello_timeout_s)
             self._control = ControlService(core, registry, self.config.command_timeout_s)
-            gate = RightsInterceptor(identities, self._totals.calls_refused)
+            calls = OpenCalls(self.config.max_streams, self.config.max_streams_a_peer)
+            gate = RightsInterceptor(identities, calls, self._totals.calls_refused)
             self._grpc = grpc.aio.server(interceptors=[gate], options=_options(self.config))
             servicer = health.aio.HealthServicer()
             check = core.library.own.check
@@ -143,7 +145,9 @@ class Server:
             self._sink = ResultSink(config.results)
             stack.push_async_callback(self._sink.close)
         limits, most = config.limits, config.max_operating_points
-        return Core(library, batcher, tables, limits, most, self._sink, self._totals)
+        # As much as keeps every worker busy, and no more: what others send waits behind it.
+        fair = (config.batches_in_work + 1) * config.max_batch_images
+        return Core(library, batcher, tables, limits, most, fair, self._sink, self._totals)
 
     async def _serve_metrics(self, stack: contextlib.AsyncExitStack, address: str) -> None:
         """Answer Prometheus until ``stack`` is closed; raises ListenError."""
@@ -223,6 +227,8 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.server_handshake_timeout_ms", 30_000),  # a connection that says nothing; a TLS handshake on a thin link
+        ("grpc.max_connection_idle_ms", 300_000),  # one without a call
         # Sensors on thin links ping to find a dead link early, also while they have nothing to send.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),

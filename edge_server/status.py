@@ -36,6 +36,7 @@ STATUS_OF_ERROR: dict[type[BaseException], grpc.StatusCode] = {
     errors.UnknownSensorError: grpc.StatusCode.NOT_FOUND,
     errors.CommandRefusedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ServerUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.ServerFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 

@@ -103,10 +103,6 @@ class Totals:
         counts.refined += refined
         counts.payload_bytes += payload_bytes
 
-    def message_done(self, received_s: float, _: object) -> None:
-        """A message that came at ``received_s`` (monotonic) has its answer."""
-        self.message_seconds.observe(time.monotonic() - received_s)
-
     def timed(self, work: "Callable[[Sequence[Job]], Answers]") -> "Callable[[Sequence[Job]], Answers]":
         """``work``, which answers a micro-batch in a worker thread, with each of its runs counted."""
 

@@ -36,6 +36,7 @@
     │   ├── SpoolDamagedError             it, or one of its messages, is not as it was written
     │   └── DiskFullError                 there is no room on the disk
     ├── ServerUnavailableError            nobody answers at the address
+    │   └── ServerFullError               it has as many streams as it takes, or as one peer may have
     ├── ListenError                       the address cannot be listened on
     ├── InferenceError                    an ONNX graph cannot be loaded or run
     ├── DataError                         a data set is missing or unusable
@@ -192,6 +193,10 @@ class DiskFullError(SpoolError):
 
 class ServerUnavailableError(LatentwireError):
     """Nobody answers at the server's address."""
+
+
+class ServerFullError(ServerUnavailableError):
+    """The server has as many streams and calls as it takes, or as one peer may have."""
 
 
 class ListenError(LatentwireError):

@@ -73,7 +73,7 @@ class Limits:
 
     max_images_per_message: int = 1024
     max_payload_bytes: int = 1 << 20
-    max_unanswered_images: int = 16384
+    max_unanswered_images: int = 4096
 
 
 @dataclass(frozen=True, slots=True)

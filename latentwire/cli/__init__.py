@@ -116,6 +116,8 @@ def server(
     results: Annotated[
         Path | None, typer.Option(help="Write every answer to this file too: .jsonl, or .sqlite or .db.")
     ] = None,
+    max_streams: Annotated[int, typer.Option(min=1, help="Streams and other calls open at once.")] = 16384,
+    max_streams_a_peer: Annotated[int, typer.Option(min=1, help="Of those, from one address or identity.")] = 4096,
     metrics: Annotated[str | None, typer.Option(help="PORT or HOST:PORT at which Prometheus may ask.")] = None,
 ) -> None:
     """Decode and classify what sensors send; serve their control."""
@@ -140,6 +142,8 @@ def server(
             insecure=insecure,
             results=results,
             metrics=metrics,
+            max_streams=max_streams,
+            max_streams_a_peer=max_streams_a_peer,
         )
     run_server_blocking(config)
 

@@ -67,6 +67,17 @@ async def test_one_that_was_cut_off_is_gone_back_to(runner: Runner) -> None:
     assert (len(back.streams), len(other.streams)) == (2, 0)
 
 
+async def full(stream: FakeStream) -> None:
+    await stream.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "ServerFullError: 2 streams and calls are open: come again")
+
+
+async def test_one_that_is_full_is_left_for_the_next_or_come_back_to(runner: Runner) -> None:
+    async with serving(full, honest) as (_, one), serving(full, honest) as (_, two):
+        await runner.run(f"{one},{two}")
+        runner.answered_once(100)
+        await runner.run(two)
+
+
 async def test_one_that_is_not_there_or_silent_leaves_its_turn(runner: Runner) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute, socket.create_server(("127.0.0.1", 0)) as gone:
         silent, dead = (f"127.0.0.1:{s.getsockname()[1]}" for s in (mute, gone))

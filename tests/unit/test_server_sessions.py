@@ -75,3 +75,18 @@ def test_a_sensor_that_was_answered_elsewhere_is_believed() -> None:
     assert session.resume(20) == []
     answer(session, 20, 2)
     assert session.next_sequence == 22
+
+
+def test_a_long_memory_is_found_again_to_the_byte_and_stays_bounded() -> None:
+    session = Session(5, memory_images=320)
+    sizes = [1 + n % 5 for n in range(1000)]
+    firsts = [5 + sum(sizes[:n]) for n in range(len(sizes))]
+    for first, images in zip(firsts, sizes, strict=True):
+        answer(session, first, images)
+    kept = session.resume(0)
+    assert 320 <= sum(k.images for k in kept) <= 320 + 320 // 16 + 5
+    assert [k.wire for k in kept] == [f"{k.first}+{k.images}".encode() for k in kept]
+    assert [(k.first, k.images) for k in kept] == list(zip(firsts, sizes, strict=True))[-len(kept) :]
+    known = session.admit(firsts[-3], sizes[-3] + sizes[-2])
+    assert known is not None and [k.first for k in known] == firsts[-3:-1]
+    assert [k.first for k in session.resume(firsts[-2])] == firsts[-2:]

@@ -1,4 +1,4 @@
-# Two virtual environments, each made when first needed and again when pyproject.toml or constraints.txt change:
+# Virtual environments, each made when first needed and again when pyproject.toml or constraints.txt change:
 # .venv holds what sensor and server need (about 0.5 GB, no torch), .venv-dev everything (about 6 GB, torch with CUDA:
 # the registry's only build).
 SHELL := /bin/bash
@@ -21,7 +21,7 @@ demo: .venv/.done ## a server and a sensor as two processes, the knob turned in 
 	$(RUN)/latentwire demo $(DEMO)
 
 test: .venv-dev/.done ## unit, golden, integration and architecture tests (PYTEST="-k codec")
-	$(DEV)/pytest -m "not docker and not link" $(PYTEST)
+	$(DEV)/pytest -m "not docker and not link and not ray" $(PYTEST)
 
 check: .venv-dev/.done ## ruff, mypy --strict, the layers, the generated stubs
 	$(DEV)/ruff check .
@@ -30,8 +30,9 @@ check: .venv-dev/.done ## ruff, mypy --strict, the layers, the generated stubs
 	$(DEV)/lint-imports
 	$(DEV)/python tools/stubs.py check
 
-e2e: .venv-dev/.done ## the containers, brought up by a real engine; a thin link, where namespaces can be made
+e2e: .venv-dev/.done .venv-ray/.done ## the containers, brought up by a real engine; a thin link (root); the pool of decoders on Ray
 	$(DEV)/pytest -m link tests/e2e $(PYTEST)
+	.venv-ray/bin/pytest -m ray tests/e2e $(PYTEST)
 	@docker info >/dev/null 2>&1 || { echo "no container engine answers 'docker info'" >&2; exit 1; }
 	$(DEV)/pytest -m docker tests/e2e $(PYTEST)
 
@@ -60,6 +61,10 @@ golden: .venv-dev/.done ## write the golden vectors anew; only on purpose, with 
 
 .venv-dev/.done: $(REQUIREMENTS)
 	$(call install,.venv-dev,sensor$(comma)server$(comma)training$(comma)dev)
+
+# What the server's pool of decoders needs beside the server: Ray brings much that nothing else here wants.
+.venv-ray/.done: $(REQUIREMENTS)
+	$(call install,.venv-ray,sensor$(comma)server$(comma)ray$(comma)dev)
 
 comma := ,
 define install

@@ -11,6 +11,7 @@ front end put the bundle's file. So replicas hold no state that counts, and fron
 
 import hashlib
 import logging
+import os
 import tempfile
 import time
 from collections import OrderedDict
@@ -100,21 +101,24 @@ class RayDecoder(Decoder):
                 labels, probabilities = response.result(timeout_s=max(deadline_s - time.monotonic(), 1.0))
                 return labels, probabilities
             except RayTaskError as error:  # the decoder itself
-                raise InferenceError(f"a replica of the decoder failed: {_last_line(error)}") from error
+                raise InferenceError(f"a replica of the decoder failed: {_reason(error)}") from error
             except (RayError, RayServeException, TimeoutError) as error:
                 if time.monotonic() >= deadline_s:
                     raise InferenceError(
-                        f"Ray answered nothing for {PATIENCE_S:g} s ({_last_line(error)}): see 'ray status'"
+                        f"Ray answered nothing for {PATIENCE_S:g} s ({_reason(error)}): see 'ray status'"
                     ) from error
-                log.warning("a replica of the decoder was lost, its images go to another: %s", _last_line(error))
+                log.warning("a replica of the decoder was lost, its images go to another: %s", _reason(error))
                 time.sleep(_PAUSE_S)
 
 
 @lru_cache(maxsize=1)
 def _pool(threads: int, max_replicas: int) -> Any:
     """The handle of the pool, which is started if the cluster has none."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports usage to its makers unless told not to
+    own = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # a lost replica is said here, once
     try:
-        ray.init(ignore_reinit_error=True, log_to_driver=False, namespace="latentwire")
+        ray.init(ignore_reinit_error=True, log_to_driver=False, **own)
         serve.start(proxy_location="Disabled")  # it is asked through handles alone
         if APPLICATION in serve.status().applications:
             return serve.get_app_handle(APPLICATION)
@@ -126,11 +130,10 @@ def _pool(threads: int, max_replicas: int) -> Any:
         )
         return serve.run(deployment.bind(max(threads, 1)), name=APPLICATION, route_prefix=None)
     except (RayError, RayServeException, OSError, RuntimeError) as error:
-        raise InferenceError(
-            f"Ray cannot be used ({_last_line(error)}): see 'ray status', or --backend local"
-        ) from error
+        raise InferenceError(f"Ray cannot be used ({_reason(error)}): see 'ray status', or --backend local") from error
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """The last line's first sentence: what is above it is a traceback, what is behind it advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].split(". ")[0] if lines else type(error).__name__

@@ -37,7 +37,9 @@ def test_the_pool_answers_as_a_decoder_does_and_says_what_it_cannot(tmp_path: Pa
     latent = np.random.default_rng(0).normal(size=(300, d)).astype(np.float32)
     try:
         pooled = RayDecoder(path, d, len(manifest.classes), 1)
-        for mine, theirs in zip(pooled.run(latent), Decoder(path, d, len(manifest.classes), 1).run(latent), strict=True):
+        for mine, theirs in zip(
+            pooled.run(latent), Decoder(path, d, len(manifest.classes), 1).run(latent), strict=True
+        ):
             np.testing.assert_array_equal(mine, theirs)
         with pytest.raises(InferenceError, match="replica"):
             pooled.run(latent[:, 1:])

@@ -116,8 +116,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def summarise(results: Sequence[dict[str, Any]], relay: CountingRelay) -> list[dict[str, Any]]:
+def summarise(results: Sequence[dict[str, Any]], relay: CountingRelay, round_images: int = 1) -> list[dict[str, Any]]:
     """One row for each rate scale in the order of sending, with the field names of ``--json`` output.
+
+    Of a source that goes round after ``round_images``, accuracy is over the whole rounds at that rate scale, so that no
+    image counts more often than another; over all images where there is no whole one.
 
     A row's wire bits are all bytes the sensor wrote to its socket from the moment its first message of that rate was
     handed to gRPC to the moment the first of the next was; the handshake before the first message is not in it.
@@ -133,16 +136,17 @@ def summarise(results: Sequence[dict[str, Any]], relay: CountingRelay) -> list[d
         part = results[start:end]
         sent_until = results[end]["sent_s"] if end < len(results) else float("inf")
         wire_bytes = relay.up_bytes_at(sent_until) - relay.up_bytes_at(part[0]["sent_s"])
-        rows.append(_row(part, wire_bytes))
+        rows.append(_row(part, wire_bytes, round_images))
     return rows
 
 
-def _row(part: Sequence[dict[str, Any]], wire_bytes: int) -> dict[str, Any]:
+def _row(part: Sequence[dict[str, Any]], wire_bytes: int, round_images: int) -> dict[str, Any]:
     def mean(name: str) -> float:
         return float(np.mean([row[name] for row in part]))
 
     latency = np.percentile([row["latency_ms"] for row in part], [50, 95, 99]).tolist()
-    known = [row for row in part if row["truth"] is not None]
+    whole = len(part) // round_images * round_images or len(part)
+    known = [row for row in part[:whole] if row["truth"] is not None]
     seconds = part[-1]["sent_s"] - part[0]["sent_s"]
     return {
         "variant": part[0]["variant"],

@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
+import socket
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -119,3 +122,26 @@ def test_certificates_are_made_anew_before_they_end_and_with_another_authority(
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_sensor_is_healthy_while_it_answers(tmp_path: Path) -> None:
+    def health() -> int:
+        environment = {**os.environ, "LATENTWIRE_RUN_DIR": str(tmp_path)}
+        return subprocess.run([sys.executable, DEPLOY / "alive.py"], env=environment, capture_output=True).returncode
+
+    assert health() == 1
+    path = tmp_path / "1-a.sensor"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            link, _ = listener.accept()
+            with link:
+                link.sendall(b"{}")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        assert health() == 0
+        thread.join()
+    assert path.exists() and health() == 1, "nobody listens any more"

@@ -34,7 +34,7 @@ e2e: .venv-dev/.done .venv-ray/.done ## the containers, brought up by a real eng
 	$(DEV)/pytest -m link tests/e2e $(PYTEST)
 	.venv-ray/bin/pytest -m ray tests/e2e $(PYTEST)
 	@docker info >/dev/null 2>&1 || { echo "no container engine answers 'docker info'" >&2; exit 1; }
-	$(DEV)/pytest -m docker tests/e2e $(PYTEST)
+	$(DEV)/pytest -m docker -x tests/e2e $(PYTEST)
 
 bench: .venv/.done ## the ladder, and the code's accuracy, bits and speed (of cifar10 too if LATENTWIRE_DATA is set)
 	$(RUN)/python -m benchmarks.ladder

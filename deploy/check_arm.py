@@ -2,8 +2,8 @@
 
     python deploy/check_arm.py --json docs/results/arm.json
 
-Builds both sensor images and the server's from HEAD, the ARM one run by QEMU (`docker-engine arm64` sets it up;
-elsewhere binfmt does, and --base is then plain python:3.11-slim-bookworm). Each sensor makes the golden vectors anew
+Builds both sensor images and the server's from HEAD, the ARM one on the base image that `docker-engine arm64` makes and
+run by QEMU; where images come from a registry, add --base python:3.11-slim-bookworm --platform linux/arm64. Each sensor makes the golden vectors anew
 and streams 200 digits to the x86-64 server at the coarsest, the default and the finest rate scale. Exit status 1 unless
 the tables and golden bytes are those of the repository and both have the same results; symbols that float rounding
 moved are counted. QEMU 7.2 cannot run onnxruntime's newest release (an illegal instruction on import): --onnxruntime is
@@ -96,7 +96,7 @@ def check(folder: Path, arguments: argparse.Namespace) -> tuple[Json, Json]:
     """Build, stream, and say what each sensor found: this machine's, and the ARM one."""
     here, there = unpack(folder / "here", None), unpack(folder / "there", arguments.onnxruntime)
     server, sensor = build(here, "server"), build(here, "sensor")
-    on_arm = ("--platform", "linux/arm64")
+    on_arm = ("--platform", arguments.platform) if arguments.platform else ()
     arm = build(there, "sensor", *on_arm, "--build-arg", f"BASE={arguments.base}")
     run("docker", "network", "create", NETWORK)
     try:
@@ -114,6 +114,7 @@ def main() -> None:
     """Check, print, and write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", default="python:3.11-slim-bookworm-arm64", help="the ARM image's base")
+    parser.add_argument("--platform", help="as the engine is to be told, where its base image is of several")
     parser.add_argument("--onnxruntime", default="1.27.0", help="its version of onnxruntime; empty: as pinned")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()

@@ -3,11 +3,11 @@
     python deploy/check_arm.py --json docs/results/arm.json
 
 Builds both sensor images and the server's from HEAD, the ARM one on the base image that `docker-engine arm64` makes and
-run by QEMU; where images come from a registry, add --base python:3.11-slim-bookworm --platform linux/arm64. Each sensor makes the golden vectors anew
-and streams 200 digits to the x86-64 server at the coarsest, the default and the finest rate scale. Exit status 1 unless
-the tables and golden bytes are those of the repository and both have the same results; symbols that float rounding
-moved are counted. QEMU 7.2 cannot run onnxruntime's newest release (an illegal instruction on import): --onnxruntime is
-put in its place, in the ARM image alone.
+run by QEMU; where images come from a registry, add --base python:3.11-slim-bookworm --platform linux/arm64. Each sensor
+makes the golden vectors anew and streams 200 digits to the x86-64 server at the coarsest, the default and the finest
+rate scale. Exit status 1 unless the tables and golden bytes are those of the repository and both have the same results;
+symbols that float rounding moved are counted. QEMU 7.2 cannot run onnxruntime's newest release (an illegal instruction
+on import): --onnxruntime is put in its place, in the ARM image alone.
 """
 
 import argparse

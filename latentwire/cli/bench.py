@@ -68,6 +68,40 @@ def bench_codec(
     write_json(json, rows + verdicts)
 
 
+@app.command("server")
+def bench_server(
+    bundle: Annotated[list[str] | None, typer.Option(help="Bundle folders or names; default: digits.")] = None,
+    data_root: DataRoot = None,
+    quick: Annotated[bool, typer.Option(help="Seconds instead of minutes, and figures that say nothing.")] = False,
+    json: JsonFile = None,
+) -> None:
+    """Images a second and latencies of the whole server on one core: against a bare loop of entropy decoding and ONNX
+    Runtime, and against LitServe, a unary gRPC service and JPEG over HTTP."""
+    from benchmarks.server.bench import run_server_bench
+    from benchmarks.server.plan import QUICK, Plan
+    from benchmarks.server.tables import aims, tables, verdicts
+    from latentwire.report import write_json
+
+    rows: list[dict[str, Any]] = []
+    with Console(stderr=True, highlight=False).status("measuring") as status:
+        for name in bundle or ["digits"]:
+            rows += run_server_bench(name, data_root, QUICK if quick else Plan(), status.update)
+    console = Console(highlight=False)
+    console.width = max(console.width, 110)
+    for title, part in tables(rows):
+        console.print(_table(title, part))
+    for row in rows:
+        if row["part"] == "missing":
+            console.print(
+                f"not compared with {row['server']}: {row['needs']} not installed; pip install "
+                "'latentwire[bench-server]'",
+                markup=False,
+            )
+    found = verdicts(rows)
+    console.print(_table("what was aimed at", aims(found)))
+    write_json(json, rows + found)
+
+
 def _knob(rows: Rows) -> Rows:
     return [
         {
@@ -184,4 +218,5 @@ def _table(title: str, rows: Rows) -> Table:
     return table
 
 
-_WORDS = ("model", "format", "classified by", "coder", "against", "part", "bundle", "target", "found", "verdict")
+_WORDS = {"model", "format", "classified by", "coder", "against", "part", "bundle", "target", "found", "verdict"}
+_WORDS |= {"server", "data", "aim", "held"}

@@ -1,7 +1,8 @@
 """Gathers the jobs of all streams into micro-batches and has worker threads do them.
 
 A micro-batch closes when it holds ``max_images`` or its first job has waited ``delay_s``, and a worker is
-free; while all workers are busy the next one goes on growing. Jobs are taken in the order they came.
+free; while all workers are busy the next one goes on growing. Jobs are taken in the order they came. Both numbers
+are settings, or else ``pace.py``'s.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
+from edge_server.pace import Pace
 from latentwire.errors import LatentwireError
 
 Job = TypeVar("Job")
@@ -21,7 +23,7 @@ class _Queued(NamedTuple, Generic[Job, Answer]):
     job: Job
     images: int
     future: asyncio.Future[Answer]
-    due_s: float
+    came_s: float
 
 
 class Batcher(Generic[Job, Answer]):
@@ -35,18 +37,18 @@ class Batcher(Generic[Job, Answer]):
         self,
         work: Callable[[Sequence[Job]], Sequence[Answer | LatentwireError]],
         *,
-        max_images: int,
-        delay_s: float,
+        max_images: int | None,
+        delay_s: float | None,
         max_queued_images: int,
         workers: int,
     ) -> None:
         """See ``ServerConfig`` for the settings."""
         self._work = work
-        self._max_images = max_images
-        self._delay_s = delay_s
+        self._pace = Pace(max_images, delay_s)
         self._max_queued_images = max_queued_images
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="latentwire-decode")
         self._free_workers = workers
+        self._busy_workers = 0
         self._queue: deque[_Queued[Job, Answer]] = deque()
         self._queued_images = 0
         self._room = asyncio.Event()
@@ -64,7 +66,7 @@ class Batcher(Generic[Job, Answer]):
             await self._room.wait()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._queue.append(_Queued(job, images, future, loop.time() + self._delay_s))
+        self._queue.append(_Queued(job, images, future, loop.time()))
         self._queued_images += images
         if self._queued_images >= self._max_queued_images:
             self._room.clear()
@@ -84,14 +86,16 @@ class Batcher(Generic[Job, Answer]):
         """Hand micro-batches to free workers, and see to it that the next one closes in time."""
         loop = asyncio.get_running_loop()
         while self._queue and self._free_workers:
-            if self._queued_images < self._max_images and loop.time() < self._queue[0].due_s:
+            due_s = self._queue[0].came_s + self._pace.delay_s(self._busy_workers)
+            if self._queued_images < self._pace.max_images and loop.time() < due_s:
                 if self._timer is None:
-                    self._timer = loop.call_at(self._queue[0].due_s, self._on_timer)
+                    self._timer = loop.call_at(due_s, self._on_timer)
                 return
             taken = self._take()
             self._free_workers -= 1
+            self._busy_workers += 1
             done = loop.run_in_executor(self._executor, self._work, [queued.job for queued in taken])
-            done.add_done_callback(partial(self._finish, taken))
+            done.add_done_callback(partial(self._finish, taken, loop.time()))
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -100,8 +104,8 @@ class Batcher(Generic[Job, Answer]):
     def _take(self) -> list[_Queued[Job, Answer]]:
         """The next micro-batch: at least one job, and more as long as they fit."""
         taken = [self._queue.popleft()]
-        images = taken[0].images
-        while self._queue and images + self._queue[0].images <= self._max_images:
+        images, most = taken[0].images, self._pace.max_images
+        while self._queue and images + self._queue[0].images <= most:
             taken.append(self._queue.popleft())
             images += taken[-1].images
         self._queued_images -= images
@@ -110,9 +114,14 @@ class Batcher(Generic[Job, Answer]):
         return taken
 
     def _finish(
-        self, taken: list[_Queued[Job, Answer]], done: asyncio.Future[Sequence[Answer | LatentwireError]]
+        self,
+        taken: list[_Queued[Job, Answer]],
+        began_s: float,
+        done: asyncio.Future[Sequence[Answer | LatentwireError]],
     ) -> None:
         self._free_workers += 1
+        self._busy_workers -= 1
+        self._pace.ran(sum(queued.images for queued in taken), asyncio.get_running_loop().time() - began_s)
         error = done.exception()
         answers = [error] * len(taken) if error is not None else done.result()
         for queued, answer in zip(taken, answers, strict=True):

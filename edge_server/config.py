@@ -23,8 +23,10 @@ class ServerConfig:
         backend: where decoders run: ``local`` in this process, ``ray`` in a pool of replicas on Ray Serve.
         max_replicas: of that pool, which grows and shrinks with its queue; each has ``decoder_threads``.
         workers: micro-batches in work at once (with a pool at least two a replica), so that one is entropy-decoded while the decoder runs another.
-        max_batch_images: images of a micro-batch; a single message may hold more.
-        batch_delay_s: how long an image waits at most for others to share its micro-batch.
+        provider: ONNX Runtime's execution provider, by its own name.
+        max_batch_images: images of a micro-batch; a single message may hold more. None learns it: ``pace.py``.
+        batch_delay_s: how long an image waits for others to share its micro-batch. None: not at all while no worker
+            is busy, else ``pace.DELAY_S`` at most.
         max_queued_images: images of all streams that wait for a worker; beyond, streams are not read.
         limits: what one stream may send; told to the sensor in the welcome.
         max_operating_points: operating points one stream may keep announced.
@@ -50,8 +52,9 @@ class ServerConfig:
     backend: Literal["local", "ray"] = "local"
     max_replicas: int = 4
     workers: int = 2
-    max_batch_images: int = 256
-    batch_delay_s: float = 0.002
+    provider: str = "CPUExecutionProvider"
+    max_batch_images: int | None = None
+    batch_delay_s: float | None = None
     max_queued_images: int = 16384
     limits: Limits = field(default_factory=Limits)
     max_operating_points: int = 256
@@ -82,7 +85,6 @@ class ServerConfig:
         for name in (
             "max_replicas",
             "workers",
-            "max_batch_images",
             "max_queued_images",
             "max_operating_points",
             "max_streams",
@@ -93,8 +95,10 @@ class ServerConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.decoder_threads < 0:
             raise ValueError(f"decoder_threads must be 0 (one a core) or more, not {self.decoder_threads}")
+        if self.max_batch_images is not None and self.max_batch_images < 1:
+            raise ValueError(f"max_batch_images must be at least 1, or unset, not {self.max_batch_images}")
         for name in ("batch_delay_s", "grace_s"):
-            if not 0 <= getattr(self, name) <= 3600:
+            if not 0 <= (getattr(self, name) or 0) <= 3600:
                 raise ValueError(f"{name} must be 0 to 3600 seconds, not {getattr(self, name)}")
         for name in ("hello_timeout_s", "command_timeout_s"):
             if not 0 < getattr(self, name) <= 3600:

@@ -80,7 +80,7 @@ class Connection:
         self._replies: deque[tuple[_Reply, int]] = deque()
         self._unanswered = 0  # images of the replies
         self._closed = False  # no reply will be appended any more
-        self._changed = asyncio.Event()  # a reply was appended, or closed
+        self._changed = asyncio.Event()  # a reply has become ready, or closed
         self._room = asyncio.Event()
         self._room.set()
         self._working = 0  # images that wait for a worker, or are in work
@@ -168,6 +168,12 @@ class Connection:
         self._unanswered += images
         if self._unanswered >= self._core.limits.max_unanswered_images:
             self._room.clear()
+        if isinstance(reply, _Pending):
+            reply.answer.add_done_callback(self._wake_writer)
+        else:
+            self._changed.set()
+
+    def _wake_writer(self, _: object) -> None:
         self._changed.set()
 
     async def _read(
@@ -210,9 +216,11 @@ class Connection:
             )
         known = self._sensor.session.admit(batch.first_sequence, batch.images)
         received_s = time.monotonic()
-        await self._room.wait()
+        if not self._room.is_set():
+            await self._room.wait()
         if known is None:
-            await self._fair.wait()
+            if not self._fair.is_set():
+                await self._fair.wait()
             job = Job(served, batch)
             answer = await self._core.batcher.submit(job, batch.images)
             self._working += batch.images
@@ -263,15 +271,13 @@ class Connection:
 
         A reply leaves the list only with its answer recorded, so this may be cancelled and called again.
         """
-        while not self._replies:
-            if self._closed:
+        while not self._replies or not _is_ready(self._replies[0][0]):
+            if self._closed and not self._replies:
                 return None
             self._changed.clear()
             await self._changed.wait()
         reply, images = self._replies[0]
         if isinstance(reply, _Pending):
-            if not reply.answer.done():
-                await asyncio.wait({reply.answer})  # cancelled, this leaves the answer be; a bare await would not
             reply = self._record(reply)
         self._replies.popleft()
         self._unanswered -= images
@@ -295,3 +301,7 @@ class Connection:
         self._sensor.answered(answered.results, measured, proto.SerializeToString())
         totals.answered(pending.job.served, batch.images, answered.refined, len(batch.payload))
         return proto
+
+
+def _is_ready(reply: _Reply) -> bool:
+    return not isinstance(reply, _Pending) or reply.answer.done()

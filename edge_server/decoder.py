@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from latentwire.errors import InferenceError
 from latentwire.operating_point import PLAIN_CONDITIONS
 
+CPU = "CPUExecutionProvider"
 WARM_UP_IMAGES = (1, 16)
 
 
@@ -19,8 +20,16 @@ class Decoder:
     ``conditions`` is how many conditions an image it takes beside the latent, 0 for none.
     """
 
-    def __init__(self, path: Path, d: int, classes: int, threads: int = 0) -> None:
-        """Load ``decoder.onnx`` and run it once; ``threads`` 0 takes one a core. Raises InferenceError."""
+    def __init__(self, path: Path, d: int, classes: int, threads: int = 0, provider: str = CPU) -> None:
+        """Load ``decoder.onnx`` and run it once; ``threads`` 0 takes one a core. Raises InferenceError.
+
+        ``provider`` is ONNX Runtime's execution provider, by its own name; what it cannot run, the processor does.
+        """
+        if provider not in ort.get_available_providers():
+            there = ", ".join(ort.get_available_providers())
+            raise InferenceError(
+                f"this ONNX Runtime has no provider {provider!r}; it has {there}: install another build"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -29,7 +38,7 @@ class Decoder:
         self._path = path
         self._classes = classes
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
             raise InferenceError(f"{path} cannot be loaded: {_first_line(error)}; fetch the bundle again") from error
         inputs = self._session.get_inputs()

@@ -11,7 +11,7 @@ from latentwire.errors import InferenceError
 def decoders_of(config: ServerConfig) -> MakeDecoder:
     """In this process, or in a pool on Ray; InferenceError where Ray is not installed."""
     if config.backend == "local":
-        return Decoder
+        return partial(Decoder, provider=config.provider)
     if find_spec("ray") is None:
         raise InferenceError("--backend ray needs Ray: pip install 'latentwire[server,ray]'")
     from edge_server.ray_decoder import RayDecoder  # seconds, and hundreds of megabytes

@@ -25,6 +25,7 @@ from edge_server.control_service import ControlService
 from edge_server.decoders import decoders_of
 from edge_server.listening import add_port, check_free, credentials_of, identities_of
 from edge_server.open_calls import OpenCalls
+from edge_server.pace import START_IMAGES
 from edge_server.pipeline import Answered, Job, Pipeline
 from edge_server.readiness import Readiness
 from edge_server.registry import Registry
@@ -146,7 +147,7 @@ class Server:
             stack.push_async_callback(self._sink.close)
         limits, most = config.limits, config.max_operating_points
         # As much as keeps every worker busy, and no more: what others send waits behind it.
-        fair = (config.batches_in_work + 1) * config.max_batch_images
+        fair = (config.batches_in_work + 1) * (config.max_batch_images or START_IMAGES)
         return Core(library, batcher, tables, limits, most, fair, self._sink, self._totals)
 
     async def _serve_metrics(self, stack: contextlib.AsyncExitStack, address: str) -> None:

@@ -98,8 +98,15 @@ def server(
     bundle: BundleOption = "digits",
     listen: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = "127.0.0.1:50051",
     threads: Annotated[int, typer.Option(min=0, help="ONNX Runtime's threads; 0: one a core.")] = 0,
-    max_batch_images: Annotated[int, typer.Option(min=1, help="Images in one decoder run.")] = 256,
-    batch_delay_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for more images.")] = 0.002,
+    provider: Annotated[
+        str, typer.Option(help="ONNX Runtime's execution provider, as CUDAExecutionProvider.")
+    ] = "CPUExecutionProvider",
+    max_batch_images: Annotated[
+        int | None, typer.Option(min=1, help="Images in one decoder run; default: what is answered in 50 ms.")
+    ] = None,
+    batch_delay_s: Annotated[
+        float | None, typer.Option(min=0.0, help="Wait for more images; default: up to 2 ms, none without work.")
+    ] = None,
     grace_s: Annotated[float, typer.Option(min=0.0, help="Longest wait for streams when stopping.")] = 5.0,
     backend: Annotated[str, typer.Option(help="local, or ray: decoders in a pool on Ray Serve (extra ray).")] = "local",
     max_replicas: Annotated[int, typer.Option(min=1, help="Most replicas of that pool.")] = 4,
@@ -129,6 +136,7 @@ def server(
             bundle=bundle,
             listen=listen,
             decoder_threads=threads,
+            provider=provider,
             max_batch_images=max_batch_images,
             batch_delay_s=batch_delay_s,
             grace_s=grace_s,

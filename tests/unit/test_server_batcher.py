@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from edge_server import pace
 from edge_server.batcher import Batcher
+from edge_server.pace import Pace
 from latentwire.errors import ChecksumError, InferenceError, LatentwireError
 
 pytestmark = pytest.mark.asyncio
@@ -29,7 +31,12 @@ class Work:
 
 
 def make_batcher(
-    work: Work, *, max_images: int = 8, delay_s: float = 0.05, max_queued_images: int = 1000, workers: int = 1
+    work: Work,
+    *,
+    max_images: int | None = 8,
+    delay_s: float | None = 0.05,
+    max_queued_images: int = 1000,
+    workers: int = 1,
 ) -> Batcher[int, int]:
     return Batcher(work, max_images=max_images, delay_s=delay_s, max_queued_images=max_queued_images, workers=workers)
 
@@ -80,6 +87,29 @@ async def test_while_workers_are_busy_the_next_batch_grows() -> None:
     assert await asyncio.gather(*futures) == [0, 2, 4, 6, 8, 10]
     assert work.batches == [[0], [1, 2, 3, 4, 5]]
     await batcher.close()
+
+
+async def test_by_default_a_job_waits_for_others_only_beside_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "DELAY_S", 60.0)
+    work = Work()
+    batcher = make_batcher(work, max_images=None, delay_s=None, workers=2)
+    work.gate.clear()
+    futures = [await batcher.submit(job, 1) for job in (1, 2, 3)]
+    work.gate.set()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*futures) == [2, 4, 6]
+    assert work.batches == [[1], [2, 3]]  # the second worker was free, and did not take 2 alone
+    await batcher.close()
+
+
+@pytest.mark.parametrize(("image_s", "images"), [(1e-6, 1024), (1e-4, 500), (1e-2, 64)])
+async def test_a_micro_batch_is_as_large_as_is_answered_in_good_time(image_s: float, images: int) -> None:
+    learned = Pace(None, None)
+    assert learned.max_images == 256  # nothing is known yet
+    for _ in range(100):
+        learned.ran(50, 50 * image_s)
+    assert learned.max_images == pytest.approx(images, abs=1)
+    assert (Pace(8, 0.5).max_images, Pace(8, 0.5).delay_s(0)) == (8, 0.5)
 
 
 async def test_a_refused_job_leaves_the_others_be() -> None:

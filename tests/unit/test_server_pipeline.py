@@ -168,6 +168,11 @@ def test_a_file_that_is_no_graph_is_named(tmp_path: Path) -> None:
         Decoder(path, 4, 4)
 
 
+def test_a_provider_that_is_not_there_is_named(bundle: Bundle) -> None:
+    with pytest.raises(InferenceError, match="no provider 'NoSuchProvider'; it has .*CPUExecutionProvider"):
+        Decoder(bundle.decoder_path(), factories.D, factories.D, provider="NoSuchProvider")
+
+
 def test_an_encoder_is_no_decoder(bundle: Bundle) -> None:
     with pytest.raises(InferenceError, match="is no decoder"):
         Decoder(bundle.encoder_path(), 4, 4)

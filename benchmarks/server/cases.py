@@ -56,11 +56,7 @@ def cases(
     every: Mapping[int, Prepared],
     servers: Mapping[str, Served],
 ) -> list[Case]:
-    """All that are compared under full load. ``every`` are messages with every image refined, by their size.
-
-    A caller of the others waits for each answer, so that as many of them are connected as our streams have messages
-    unanswered.
-    """
+    """All that are compared under full load. ``every`` are messages with every image refined, by their size."""
     found = []
     tenth = {size: prepare(subject, pipeline, A_TENTH, size) for size in every}
     for messages in (every, tenth):
@@ -73,7 +69,7 @@ def cases(
             found.append(_rival(plan, "unary", servers, size, some, some.unary_callers, labels_of_proto))
     if "jpeg" in servers:
         pictures = as_jpeg(subject)
-        count = plan.streams * plan.in_flight
+        count = plan.callers
         found.append(
             Case("jpeg", 1, 1.0, servers["jpeg"], pictures.callers, len(pictures.files), count, 1, lambda answers: None)
         )
@@ -126,7 +122,7 @@ def _rival(
     peers: Callable[[Address, int], Sequence[Peer]],
     labels_of: Callable[[bytes], Sequence[int]],
 ) -> Case:
-    count = plan.large_streams * plan.large_in_flight if size == LARGE else plan.streams * plan.in_flight
+    count = plan.large_streams * plan.large_in_flight if size == LARGE else plan.callers
     check = _checked(some, labels_of)
     return Case(name, size, some.share_refined, servers[name], peers, len(some.batches), count, 1, check)
 

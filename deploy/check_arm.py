@@ -37,9 +37,7 @@ def run(*command: str) -> str:
 
 def unpack(folder: Path, onnxruntime: str | None) -> str:
     """HEAD's files in ``folder``, another onnxruntime in constraints.txt if one is given."""
-    folder.mkdir()
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
-    subprocess.run(["tar", "x"], cwd=folder, check=True, input=archive)
+    run("git", "clone", "-q", str(ROOT), str(folder))  # with the modes of a checkout, so that layers are found again
     if onnxruntime is not None:
         pins = folder / "constraints.txt"
         pins.write_text(re.sub(r"(?m)^onnxruntime==.*$", f"onnxruntime=={onnxruntime}", pins.read_text()))

@@ -60,7 +60,7 @@ golden: .venv-dev/.done ## write the golden vectors anew; only on purpose, with 
 	$(call install,.venv,sensor$(comma)server$(comma)bench)
 
 .venv-dev/.done: $(REQUIREMENTS)
-	$(call install,.venv-dev,sensor$(comma)server$(comma)training$(comma)dev)
+	$(call install,.venv-dev,sensor$(comma)server$(comma)tracing$(comma)training$(comma)dev)
 
 # What the server's pool of decoders needs beside the server: Ray brings much that nothing else here wants.
 .venv-ray/.done: $(REQUIREMENTS)

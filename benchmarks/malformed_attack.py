@@ -148,7 +148,10 @@ class Attacker:
                 for content in BREACHES[kind][1](self._material, hello, self._rng):
                     await call.write(content)
                 await call.done_writing()
-            await asyncio.wait_for(self._judge(kind, call), ANSWER_TIMEOUT_S)
+            try:
+                await asyncio.wait_for(self._judge(kind, call), ANSWER_TIMEOUT_S)
+            except TimeoutError:
+                self._attack.strange[f"{kind}: no end in {ANSWER_TIMEOUT_S:g} s"] += 1
 
     async def _judge(self, kind: str, call: Any) -> None:
         """Every end of a stream is a refusal by name, or, of a mutation that broke nothing, an answer and no error."""

@@ -25,6 +25,8 @@ class SensorConfig:
             images, a video file, a camera's index or device file, or the URL of an RTSP or HTTP stream.
         source_options: which of its images are taken.
         metrics: ``HOST:PORT`` at which Prometheus may ask; None for nowhere.
+        traces: where the spans of messages go: OTLP's ``http://HOST:PORT``, or a file; None for nowhere.
+        trace_share: share of the messages that are traced, 0..1; the same as the server's, to see both ends.
         run_dir: folder of the socket that ``latentwire sensor status`` asks; None finds one.
         name: the sensor's name, unique among a server's sensors.
         variant: encoder variant; None takes the bundle's default.
@@ -93,6 +95,8 @@ class SensorConfig:
     bundle_key: str | Path | None = None
     source_options: SourceOptions = field(default_factory=SourceOptions)
     metrics: str | None = None
+    traces: str | None = None
+    trace_share: float = 1.0
     run_dir: Path | None = None
     access: Access = field(default_factory=Access)
 
@@ -104,6 +108,8 @@ class SensorConfig:
             self.access.check(server)
         if self.metrics is not None and _port(self.metrics) < 0:
             raise ValueError(f"metrics must be HOST:PORT, for example 127.0.0.1:9108, not {self.metrics!r}")
+        if not 0 < self.trace_share <= 1:
+            raise ValueError(f"trace_share must be above 0 and at most 1, not {self.trace_share}")
         if not 1 <= len(self.name) <= 128 or not self.name.isprintable():
             raise ValueError("name must be 1 to 128 printable characters")
         if not self.source:

@@ -35,6 +35,7 @@ from edge_sensor.spool_backlog import SpooledBacklog
 from edge_sensor.spool_file import SpoolSettings
 from edge_sensor.status import serve_status
 from edge_sensor.stream import LinkObserver, StreamClient
+from edge_sensor.traces import MessageSpans
 from edge_sensor.tuner import Tuner
 from edge_sensor.update import Candidate, Updater, first_candidate
 from edge_sensor.vitals import Monitor
@@ -42,6 +43,7 @@ from latentwire.bundle import load_bundle
 from latentwire.codec.coder import in_use
 from latentwire.errors import DiskFullError
 from latentwire.operating_point import OperatingPoints
+from latentwire.tracing import Tracing
 
 STOPPED = "stopped"  # why an image is dropped that was captured, but not answered when the sensor ended
 
@@ -58,6 +60,7 @@ class _Parts:
     source: Source
     ledger: Ledger
     kept: Resumed | None
+    tracing: Tracing | None
 
 
 def run_sensor(config: SensorConfig, observe: Observer | None = None) -> SensorReport:
@@ -91,7 +94,11 @@ def _run(config: SensorConfig, store: BundleStore | None, first: Candidate, obse
         results = ResultsFile(config.results) if kept is None else kept.results
         stack.callback(results.close)
         ledger = Ledger(classes, results, unsent=None if kept is None else kept.spool.state.dropped)
-        parts = _Parts(config, store, first, source, ledger, kept)
+        tracing = None
+        if config.traces is not None:
+            tracing = Tracing("latentwire-sensor", config.traces, config.trace_share)
+            stack.callback(tracing.close)
+        parts = _Parts(config, store, first, source, ledger, kept, tracing)
         asyncio.run(_Run(parts, observe).run())
         return ledger.report()
 
@@ -174,6 +181,8 @@ class _Run:
         monitor = Monitor(config, source, self._session, self._queue, ledger, self._captured, meter)
         self._observers.append(monitor)
         self._services.append(partial(serve_status, config.run_dir, monitor.vitals))
+        if self._parts.tracing is not None:
+            self._observers.append(MessageSpans(self._parts.tracing, self._session))
         if config.metrics is not None:
             from edge_sensor.metrics import serve_metrics  # a web server, which most sensors do without
 

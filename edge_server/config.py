@@ -43,6 +43,8 @@ class ServerConfig:
         tokens: file of tokens that peers are known by instead: ``latentwire://ROLE/NAME sha256:HEX`` lines.
         results: file that every answered image is written to; None for none.
         metrics: ``HOST:PORT``, or a port on this machine alone, at which Prometheus may ask; None for nowhere.
+        traces: where the spans of messages go: OTLP's ``http://HOST:PORT``, or a file; None for nowhere.
+        trace_share: share of the messages that are traced, 0..1; the same as the sensors', to see both ends.
         insecure: listen beyond this machine although the link is plain text, or nobody is asked who they are.
     """
 
@@ -72,6 +74,8 @@ class ServerConfig:
     insecure: bool = False
     results: Path | None = None
     metrics: str | None = None
+    traces: str | None = None
+    trace_share: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -95,6 +99,8 @@ class ServerConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.decoder_threads < 0:
             raise ValueError(f"decoder_threads must be 0 (one a core) or more, not {self.decoder_threads}")
+        if not 0 < self.trace_share <= 1:
+            raise ValueError(f"trace_share must be above 0 and at most 1, not {self.trace_share}")
         if self.max_batch_images is not None and self.max_batch_images < 1:
             raise ValueError(f"max_batch_images must be at least 1, or unset, not {self.max_batch_images}")
         for name in ("batch_delay_s", "grace_s"):

@@ -27,9 +27,11 @@ from edge_server.registry import Link, Sensor
 from edge_server.result_sink import ResultSink
 from edge_server.sessions import Remembered
 from edge_server.totals import Totals
+from edge_server.traces import begin
 from latentwire import messages as m
 from latentwire import wire
 from latentwire.errors import CodecError, LatentwireError, MalformedMessageError, UnknownOperatingPointError
+from latentwire.tracing import Tracing
 from latentwire.v1 import stream_pb2
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Core:
     fair_images: int  # of one stream that wait for a worker or are in work: a greedy one fills no queue
     sink: ResultSink | None = None
     totals: Totals = field(default_factory=Totals)
+    tracing: Tracing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ class Connection:
         self._announce_s = -math.inf  # when one more announcement would be in step with the pace
         self._end: asyncio.Future[LatentwireError] = asyncio.get_running_loop().create_future()
         self._flush_at_end = True
+        self._writing = False  # a message is on its way: gRPC takes no status until it is through
+        self._halted = False  # nothing more is to be written
         self._kept: asyncio.Future[Answered] | None = None  # the last batch's answer, where there is a sink
 
     @property
@@ -126,6 +131,9 @@ class Connection:
                 await asyncio.wait({writer}, timeout=FLUSH_TIMEOUT_S)
         finally:
             errors = await self._settle(reader, writer, older)
+        # As long as a sensor takes that does not read, or its link to end: a status that is sent before is not sent,
+        # and the stream stays open for ever. All else is over by now.
+        await asyncio.wait({writer})
         if self._end.done():
             errors.append(self._end.result())
         if errors:
@@ -139,10 +147,12 @@ class Connection:
         Returns the errors that the two tasks ended with.
         """
         reader.cancel()
-        writer.cancel()
+        self._halted = True
+        if not self._writing:
+            writer.cancel()
         self._close()
         try:
-            await asyncio.wait({reader, writer})
+            await asyncio.wait({reader} if self._writing else {reader, writer})
             if older is not None:
                 await older.finished.wait()
             with contextlib.suppress(LatentwireError):  # a decoder that failed: these images come again
@@ -221,7 +231,10 @@ class Connection:
         if known is None:
             if not self._fair.is_set():
                 await self._fair.wait()
-            job = Job(served, batch)
+            traced = None
+            if (tracing := self._core.tracing) is not None:
+                traced = begin(tracing, self._sensor.name, self._sensor.session_id, served, batch, received_s)
+            job = Job(served, batch, traced)
             answer = await self._core.batcher.submit(job, batch.images)
             self._working += batch.images
             if self._working >= self._core.fair_images:
@@ -260,11 +273,14 @@ class Connection:
         self._sensor.commands.announced(name, served)
 
     async def _write(self) -> None:
-        while (reply := await self._next_reply()) is not None:
+        while not self._halted and (reply := await self._next_reply()) is not None:
+            self._writing = True
             try:
                 await self._context.write(reply)
             except grpc.aio.BaseError:  # the stream is cut; the reader ends too, and the rest is settled
                 return
+            finally:
+                self._writing = False
 
     async def _next_reply(self) -> stream_pb2.ServerMessage | None:
         """The next reply in order, recorded in the session; None when there will be none.
@@ -287,7 +303,7 @@ class Connection:
 
     def _record(self, pending: _Pending) -> stream_pb2.ServerMessage:
         """Put an answer into the session and the counts; raises what ended the whole micro-batch."""
-        batch, totals = pending.job.batch, self._core.totals
+        batch, totals, traced = pending.job.batch, self._core.totals, pending.job.traced
         try:
             answered = pending.answer.result()
         except CodecError as error:
@@ -295,11 +311,15 @@ class Connection:
             proto = wire.from_server_to_proto(refused)
             self._sensor.refused(refused, proto.SerializeToString())
             totals.images_refused[error.error_name] += batch.images
+            if traced is not None:
+                traced.end(time.monotonic(), error.error_name)
             return proto
         proto = wire.from_server_to_proto(answered.results)
         measured = Measured(batch.operating_point, batch.images, 8 * len(batch.payload), answered.refined)
         self._sensor.answered(answered.results, measured, proto.SerializeToString())
         totals.answered(pending.job.served, batch.images, answered.refined, len(batch.payload))
+        if traced is not None:
+            traced.end(time.monotonic())
         return proto
 
 

@@ -13,6 +13,7 @@ from latentwire.codec.latent_codec import DecodedBatch
 from latentwire.errors import TableDigestError
 from latentwire.messages import LatentBatch, OperatingPointName, Results
 from latentwire.operating_point import OperatingPoint, OperatingPoints
+from latentwire.tracing import Traced
 
 KEPT_ANSWERS = 64  # tables of answers to anchors: as many as operating points are kept
 
@@ -43,10 +44,11 @@ class ServedPoint:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A batch, and the operating point it names."""
+    """A batch, the operating point it names, and its span where it is traced."""
 
     served: ServedPoint
     batch: LatentBatch
+    traced: Traced | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +34,12 @@ from edge_server.rights import RightsInterceptor
 from edge_server.sensors_service import SensorsService
 from edge_server.stats import Clock
 from edge_server.totals import Totals
+from edge_server.traces import with_spans
 from latentwire import __version__
 from latentwire.bundle import load_bundle
 from latentwire.codec.coder import in_use
+from latentwire.errors import LatentwireError
+from latentwire.tracing import Tracing
 from latentwire.v1 import (
     bundles_pb2,
     bundles_pb2_grpc,
@@ -134,8 +137,14 @@ class Server:
         library = BundleLibrary(pipeline, folder, config.decoder_threads, make_decoder=make)
         tables = ThreadPoolExecutor(1, thread_name_prefix="latentwire-tables")
         stack.callback(tables.shutdown)
+        tracing: Tracing | None = None
+        work: Callable[[Sequence[Job]], list[Answered | LatentwireError]] = answer_jobs
+        if config.traces is not None:
+            tracing = await asyncio.to_thread(Tracing, "latentwire-server", config.traces, config.trace_share)
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+            work = with_spans(answer_jobs)
         self._batcher = batcher = Batcher(
-            self._totals.timed(answer_jobs),
+            self._totals.timed(work),
             max_images=config.max_batch_images,
             delay_s=config.batch_delay_s,
             max_queued_images=config.max_queued_images,
@@ -148,7 +157,7 @@ class Server:
         limits, most = config.limits, config.max_operating_points
         # As much as keeps every worker busy, and no more: what others send waits behind it.
         fair = (config.batches_in_work + 1) * (config.max_batch_images or START_IMAGES)
-        return Core(library, batcher, tables, limits, most, fair, self._sink, self._totals)
+        return Core(library, batcher, tables, limits, most, fair, self._sink, self._totals, tracing)
 
     async def _serve_metrics(self, stack: contextlib.AsyncExitStack, address: str) -> None:
         """Answer Prometheus until ``stack`` is closed; raises ListenError."""

@@ -24,7 +24,18 @@ from latentwire.cli import method as method_commands
 from latentwire.cli import sensor as sensor_commands
 from latentwire.cli import training as training_commands
 from latentwire.cli import upgrade as upgrade_commands
-from latentwire.cli.options import BundleOption, DataRoot, Insecure, JsonFile, TlsCa, TlsCert, TlsKey, wrong_use
+from latentwire.cli.options import (
+    BundleOption,
+    DataRoot,
+    Insecure,
+    JsonFile,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Traces,
+    TraceShare,
+    wrong_use,
+)
 from latentwire.codec import coder as range_coder
 from latentwire.errors import LatentwireError
 
@@ -123,6 +134,8 @@ def server(
     results: Annotated[
         Path | None, typer.Option(help="Write every answer to this file too: .jsonl, or .sqlite or .db.")
     ] = None,
+    traces: Traces = None,
+    trace_share: TraceShare = 1.0,
     max_streams: Annotated[int, typer.Option(min=1, help="Streams and other calls open at once.")] = 16384,
     max_streams_a_peer: Annotated[int, typer.Option(min=1, help="Of those, from one address or identity.")] = 4096,
     metrics: Annotated[str | None, typer.Option(help="PORT or HOST:PORT at which Prometheus may ask.")] = None,
@@ -150,6 +163,8 @@ def server(
             insecure=insecure,
             results=results,
             metrics=metrics,
+            traces=traces,
+            trace_share=trace_share,
             max_streams=max_streams,
             max_streams_a_peer=max_streams_a_peer,
         )

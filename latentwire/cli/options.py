@@ -28,6 +28,11 @@ TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM file of its 
 TokenFile = Annotated[
     Path | None, typer.Option("--token-file", help="File of the token that the server knows this process by.")
 ]
+Traces = Annotated[
+    str | None,
+    typer.Option(help="Where messages' traces go: OTLP by gRPC at http://HOST:PORT, or a file of JSON lines."),
+]
+TraceShare = Annotated[float, typer.Option(help="Share of the messages that are traced, the same on both sides.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Take plain text to other machines: anyone may read it.")]
 
 

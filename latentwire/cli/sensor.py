@@ -16,6 +16,8 @@ from latentwire.cli.options import (
     TlsCert,
     TlsKey,
     TokenFile,
+    Traces,
+    TraceShare,
     access_of,
     wrong_use,
 )
@@ -90,6 +92,8 @@ def sensor(
     data_root: DataRoot = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT at which Prometheus may ask.")] = None,
+    traces: Traces = None,
+    trace_share: TraceShare = 1.0,
     run_dir: RunDir = None,
     bundle_store: Annotated[
         Path | None, typer.Option(help="Folder for bundles that come over the air; default: none are taken.")
@@ -143,6 +147,8 @@ def sensor(
             data_root=data_root,
             progress=progress,
             metrics=metrics,
+            traces=traces,
+            trace_share=trace_share,
             run_dir=run_dir,
             bundle_store=bundle_store,
             bundle_key=bundle_key,

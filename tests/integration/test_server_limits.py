@@ -1,5 +1,6 @@
 """What one peer may take of a server: over it a named refusal, and nobody else waits for it."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,3 +110,19 @@ async def test_settings_of_no_stream_at_all_are_refused(tmp_path: Path) -> None:
     for name in ("max_streams", "max_streams_a_peer"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):
             edge_server.ServerConfig(tmp_path, **{name: 0})  # type: ignore[arg-type]
+
+
+async def test_streams_that_replace_one_another_while_they_are_written_to_all_end(bundle: Bundle) -> None:
+    """A status that is sent while a message is on its way is not sent: such a stream stayed open for ever."""
+
+    async def one() -> grpc.StatusCode:
+        async with RawSensor(address, bundle) as sensor:
+            await sensor.send(sensor.hello())
+            await sensor.close()
+            return (await sensor.refusal())[0]
+
+    async with serving(bundle.path) as (_, address):
+        for _ in range(4):
+            async with asyncio.timeout(60):
+                codes = await asyncio.gather(*(one() for _ in range(8)))
+            assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.ABORTED}

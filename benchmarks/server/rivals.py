@@ -77,7 +77,7 @@ def _jpeg(served: ServedPoint) -> None:
 
     from training.inference import OnnxGraph
 
-    encoder = OnnxGraph(served.bundle.encoder_path())
+    encoder = OnnxGraph(served.bundle.encoder_path(), threads=1)
     if served.decoder.conditions:
         raise LatentwireError(
             "a decoder that is told of the code is half of no whole classifier: give another --bundle"

@@ -5,7 +5,8 @@
 Three processes on loopback: a server, one that sends malformed messages at a given pace, one whose streams send by the
 clock and check every answer. Nine in ten malformed messages are damaged batches, which are refused one by one; the
 others break the protocol, each on a stream of its own. A hundred connections that hardly say a thing are held open all
-along. The attack pauses again and again, so that calm is measured in the same minutes.
+along. Windows of calm, of right messages at the attack's pace, and of the attack take turns, so that the three are
+measured in the same minutes.
 """
 
 import argparse
@@ -32,14 +33,14 @@ SETTLE_S = 1.0  # between the last of an attack and what counts as calm
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What to run: windows of attack and calm take turns until ``messages`` are sent."""
+    """What to run: windows of calm, of right messages and of attack take turns until ``messages`` are sent."""
 
     messages: int = 1_000_000
     per_s: float = 2000.0
     streams: int = 20
     every_s: float = 0.1
     attack_s: float = 20.0
-    calm_s: float = 10.0
+    calm_s: float = 10.0  # and as long of right messages
     bundle: str = "digits"
     seed: int = 1
 
@@ -50,8 +51,9 @@ class Outcome:
 
     attack: Attack
     heard: Heard
-    attacked: list[Span]
-    calm: list[Span]
+    attacked: list[Span] = field(default_factory=list)
+    calm: list[Span] = field(default_factory=list)
+    loaded: list[Span] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
     status: int | None = None
@@ -59,7 +61,7 @@ class Outcome:
 
     def row(self) -> dict[str, Value]:
         """A flat row."""
-        calm, attacked = (self.heard.percentile_ms(spans, 99) for spans in (self.calm, self.attacked))
+        calm, loaded, attacked = (self.heard.percentile_ms(s, 99) for s in (self.calm, self.loaded, self.attacked))
         half = len(self.resident) // 2
         return {
             "malformed_messages": self.attack.sent.total(),
@@ -72,10 +74,13 @@ class Outcome:
             "wrong": self.heard.wrong,
             "calm_latency_p50_ms": round(self.heard.percentile_ms(self.calm, 50), 2),
             "calm_latency_p99_ms": round(calm, 2),
+            "loaded_latency_p50_ms": round(self.heard.percentile_ms(self.loaded, 50), 2),
+            "loaded_latency_p99_ms": round(loaded, 2),
             "latency_p50_ms": round(self.heard.percentile_ms(self.attacked, 50), 2),
             "latency_p99_ms": round(attacked, 2),
             "ratio": round(attacked / calm, 2),
             "against": "p99 while calm",
+            "ratio_to_loaded": round(attacked / loaded, 2),
             "resident_first_bytes": self.resident[0],
             "resident_half_bytes": self.resident[half],
             "resident_last_bytes": self.resident[-1],
@@ -98,21 +103,21 @@ class Outcome:
 def run(asked: Asked) -> Outcome:
     """Blocks for ``messages / per_s`` seconds and half as long again."""
     spawn = multiprocessing.get_context("spawn")
-    go, ready, stop = spawn.Event(), spawn.Event(), spawn.Event()
+    go, tame, ready, stop = (spawn.Event() for _ in range(4))
     attacks: Any = spawn.Queue()
     answers: Any = spawn.Queue()
     with _server(asked.bundle) as (server, address, log):
         honest = (address, asked.bundle, asked.streams, asked.every_s, ready, stop, answers)
-        hostile = (address, asked.bundle, asked.seed, asked.messages, asked.per_s, go, attacks)
+        hostile = (address, asked.bundle, asked.seed, asked.messages, asked.per_s, go, tame, attacks)
         processes = [spawn.Process(target=behave, args=honest), spawn.Process(target=attack, args=hostile)]
         for process in processes:
             process.start()
         try:
             while not ready.wait(1):
                 _check(server, processes)
-            outcome = Outcome(Attack(), Heard(), [], [])
+            outcome = Outcome(Attack(), Heard())
             while not outcome.attack.sent:
-                _window(asked, outcome, server, go, attacks)
+                _windows(asked, outcome, server, go, tame, attacks)
                 _check(server, processes)
             stop.set()
             outcome.heard = answers.get(timeout=STOP_S)
@@ -126,12 +131,19 @@ def run(asked: Asked) -> Outcome:
     return outcome
 
 
-def _window(asked: Asked, outcome: Outcome, server: "subprocess.Popen[bytes]", go: Any, attacks: Any) -> None:
-    """Some seconds of calm, and some of the attack, if it has not ended."""
+def _windows(
+    asked: Asked, outcome: Outcome, server: "subprocess.Popen[bytes]", go: Any, tame: Any, attacks: Any
+) -> None:
+    """Some seconds of calm, some of right messages, and some of the attack, if it has not ended."""
     begun_s = time.monotonic()
     time.sleep(asked.calm_s)
     outcome.calm.append((begun_s, time.monotonic()))
+    tame.set()
     go.set()
+    begun_s = time.monotonic()
+    time.sleep(asked.calm_s)
+    outcome.loaded.append((begun_s, time.monotonic()))
+    tame.clear()
     begun_s = time.monotonic()
     with contextlib.suppress(queue.Empty):
         outcome.attack = attacks.get(timeout=asked.attack_s)

@@ -41,27 +41,29 @@ class Attack:
 
 
 class Pace:
-    """Lets so many messages through, at so many a second, while ``go`` is set."""
+    """Lets so many malformed messages through, at so many a second, while ``go`` is set; with ``tame``, right ones."""
 
-    def __init__(self, messages: int, per_s: float, go: Event) -> None:
+    def __init__(self, messages: int, per_s: float, go: Event, tame: Event) -> None:
         """Start at once."""
         self._left = messages
         self._step_s = 1 / per_s
         self._go = go
+        self._tame = tame
         self._due_s = 0.0
 
-    async def turn(self) -> bool:
-        """Wait until one more is due; False when there are no more."""
-        if self._left <= 0:
-            return False
-        self._left -= 1
-        while not self._go.is_set():
+    async def turn(self) -> bool | None:
+        """Wait until one more is due: whether it is to be a right one; None when there are no more."""
+        while not self._go.is_set() and self._left > 0:
             await asyncio.sleep(0.02)
+        tame = self._tame.is_set()
+        if self._left <= 0:
+            return None
+        self._left -= not tame
         now_s = time.monotonic()
         self._due_s = max(self._due_s, now_s - 0.1) + self._step_s  # what a stall held back is not made up for
         if self._due_s > now_s:
             await asyncio.sleep(self._due_s - now_s)
-        return True
+        return tame
 
 
 class Attacker:
@@ -76,11 +78,11 @@ class Attacker:
         self._attack = Attack()
         self._next = 0
 
-    async def run(self, messages: int, per_s: float, go: Event) -> Attack:
+    async def run(self, messages: int, per_s: float, go: Event, tame: Event) -> Attack:
         """Return when all are sent and answered."""
         breaches = max(1, round(BREACH_SHARE * messages))
-        some = Pace(messages - breaches, (1 - BREACH_SHARE) * per_s, go)
-        others = Pace(breaches, BREACH_SHARE * per_s, go)
+        some = Pace(messages - breaches, (1 - BREACH_SHARE) * per_s, go, tame)
+        others = Pace(breaches, BREACH_SHARE * per_s, go, tame)
         async with grpc.aio.insecure_channel(self._address) as channel:
             self._labels = await labels(channel, self._material, "hostile")
             held = [asyncio.create_task(self._hold(kind)) for kind in range(2) for _ in range(LORIS)]
@@ -104,15 +106,17 @@ class Attacker:
             sent: dict[int, int] = {}
             reading = asyncio.create_task(self._hear(call, sent, slots))
             for number in range(STREAM_MESSAGES):
-                more = await pace.turn()
+                tame = await pace.turn()
+                more = tame is not None
                 if not more or reading.done():
                     break
                 await asyncio.wait_for(slots.acquire(), ANSWER_TIMEOUT_S)
-                wrong = damage(self._material.batch(number, first), self._rng)
+                right = self._material.batch(number, first)
+                wrong = None if tame else damage(right, self._rng)
                 sent[first] = number
                 first += IMAGES
-                self._attack.sent[wrong.kind] += 1
-                await call.write(wrong.content)
+                self._attack.sent["" if wrong is None else wrong.kind] += 1
+                await call.write(wire(right) if wrong is None else wrong.content)
             await call.done_writing()
             await asyncio.wait_for(reading, ANSWER_TIMEOUT_S)
             if sent:
@@ -137,15 +141,16 @@ class Attacker:
     async def _breach(self, channel: grpc.aio.Channel, pace: Pace) -> None:
         """Messages that end their stream, each on one of its own."""
         names, weights = list(BREACHES), [weight for weight, _ in BREACHES.values()]
-        while await pace.turn():
-            (kind,) = self._rng.choices(names, weights)
+        while (tame := await pace.turn()) is not None:
+            kind = "" if tame else self._rng.choices(names, weights)[0]
             name = f"breach-{self._rng.randrange(NAMES)}"
             self._next += 1000  # above what the session was answered: it is never asked for that again
             hello = self._material.hello(name, "s", self._next)
             self._attack.sent[kind] += 1
             call = open_stream(channel)
             with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # refused before all was said
-                for content in BREACHES[kind][1](self._material, hello, self._rng):
+                right = [wire(hello), wire(self._material.batch(0, hello.next_sequence))]
+                for content in BREACHES[kind][1](self._material, hello, self._rng) if kind else right:
                     await call.write(content)
                 await call.done_writing()
             try:
@@ -164,7 +169,7 @@ class Attacker:
                     self._attack.strange[f"{kind}: wrong result"] += 1
         code, details = await call.code(), await call.details() or ""
         named = errors.error_named(details)
-        if code is grpc.StatusCode.OK and kind.startswith("mutated"):
+        if code is grpc.StatusCode.OK and (not kind or kind.startswith("mutated")):
             if refused:
                 self._attack.refused["BatchRefused"] += 1
             else:
@@ -220,6 +225,10 @@ def _kind(content: bytes) -> str:
     return stream_pb2.ServerMessage.FromString(content).WhichOneof("message") or ""
 
 
-def attack(address: str, bundle: str, seed: int, messages: int, per_s: float, go: Event, report: Any) -> None:
+def attack(
+    address: str, bundle: str, seed: int, messages: int, per_s: float, go: Event, tame: Event, report: Any
+) -> None:
     """The whole process; ``report`` is a queue that takes its Attack."""
-    report.put(asyncio.run(Attacker(address, bundle, seed).run(messages, per_s, go)))
+    found = asyncio.run(Attacker(address, bundle, seed).run(messages, per_s, go, tame))
+    found.harmless -= found.sent.pop("", 0)  # right ones, each answered as it should be
+    report.put(found)

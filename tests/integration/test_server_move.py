@@ -69,7 +69,7 @@ async def test_sensors_of_a_server_that_is_stopped_go_on_at_another(tmp_path: Pa
         first, first_address = await stack.enter_async_context(serving(tmp_path, a))
         second, second_address = await stack.enter_async_context(serving(tmp_path, b))
         settings = ("--bundle", tmp_path / "bundle", "--server", f"{first_address},{second_address}")
-        settings += ("--source", tmp_path / "images", "--limit", 10**9, "--fps", 400, "--images-per-message", 4)
+        settings += ("--source", tmp_path / "images", "--limit", 10**9, "--images-per-message", 4)
         settings += ("--run-dir", tmp_path, "--grace-s", 30, "--no-progress")
         sensors = [
             await stack.enter_async_context(

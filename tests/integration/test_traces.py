@@ -3,11 +3,15 @@
 import asyncio
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from raw_sensor import RawSensor
 from sensor_rig import make_world, sensor_config, serving
 
@@ -85,3 +89,31 @@ def test_without_opentelemetry_it_says_what_to_install(monkeypatch: pytest.Monke
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(LatentwireError, match="name another file"):
         Tracing("a", str(tmp_path / "nowhere" / "file"), 1.0)
+
+
+def test_a_collector_gets_spans_by_otlp() -> None:
+    got = []
+
+    class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
+            got.extend(span for each in request.resource_spans for scope in each.scope_spans for span in scope.spans)
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Collector(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    tracing = Tracing("latentwire-sensor", f"http://127.0.0.1:{port}", 1.0)
+    trace = tracing.of("cam", "s", 7)
+    assert trace is not None
+    now_s = time.monotonic()
+    tracing.first(trace, now_s - 1.0, images=3).end(now_s)
+    tracing.close()
+    server.stop(None).wait()
+    (span,) = got
+    assert (span.name, span.trace_id, span.span_id) == (
+        MESSAGE,
+        trace.trace_id.to_bytes(16, "big"),
+        trace.span_id.to_bytes(8, "big"),
+    )
+    assert span.end_time_unix_nano - span.start_time_unix_nano == pytest.approx(1e9, abs=10)

@@ -36,7 +36,7 @@ class Asked:
     """What to run: windows of calm, of right messages and of attack take turns until ``messages`` are sent."""
 
     messages: int = 1_000_000
-    per_s: float = 2000.0
+    per_s: float = 500.0
     streams: int = 20
     every_s: float = 0.1
     attack_s: float = 20.0
@@ -194,12 +194,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=asked.messages, help="malformed ones")
     parser.add_argument("--per-s", type=float, default=asked.per_s, help="of them, while the attack lasts")
+    parser.add_argument("--attack-s", type=float, default=asked.attack_s, help="length of a window of attack")
+    parser.add_argument("--calm-s", type=float, default=asked.calm_s, help="of calm, and of right messages")
     parser.add_argument("--streams", type=int, default=asked.streams, help="well-behaved ones")
     parser.add_argument("--bundle", default=asked.bundle)
     parser.add_argument("--seed", type=int, default=asked.seed)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    outcome = run(Asked(given.messages, given.per_s, given.streams, bundle=given.bundle, seed=given.seed))
+    chosen = {name: value for name, value in vars(given).items() if name != "json"}
+    outcome = run(Asked(**chosen))
     row = outcome.row()
     print("\n".join(f"{name}: {value}" for name, value in row.items()))
     write_json(given.json, [row])

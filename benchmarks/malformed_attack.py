@@ -159,7 +159,7 @@ class Attacker:
                 self._attack.strange[f"{kind}: no end in {ANSWER_TIMEOUT_S:g} s"] += 1
 
     async def _judge(self, kind: str, call: Any) -> None:
-        """Every end of a stream is a refusal by name, or, of a mutation that broke nothing, an answer and no error."""
+        """Every end of a stream is a refusal by name, or, of bytes that happen to be right, an answer and no error."""
         refused = False
         with contextlib.suppress(grpc.aio.AioRpcError):
             while (content := await call.read()) is not grpc.aio.EOF:
@@ -169,7 +169,7 @@ class Attacker:
                     self._attack.strange[f"{kind}: wrong result"] += 1
         code, details = await call.code(), await call.details() or ""
         named = errors.error_named(details)
-        if code is grpc.StatusCode.OK and (not kind or kind.startswith("mutated")):
+        if code is grpc.StatusCode.OK and (not kind or kind.startswith(("mutated", "noise"))):
             if refused:
                 self._attack.refused["BatchRefused"] += 1
             else:

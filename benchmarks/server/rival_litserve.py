@@ -62,4 +62,4 @@ class Api(litserve.LitAPI):  # type: ignore[misc, name-defined]  # untyped where
 def serve(bundle: str, rate_scale: float, port: int) -> None:
     """On one core: one process that serves, one that works."""
     server = litserve.LitServer(Api(bundle, rate_scale), accelerator="cpu", workers_per_device=1, fast_queue=True)
-    server.run(host="127.0.0.1", port=port, num_api_servers=1, log_level="warning", generate_client_file=False)
+    server.run(host="127.0.0.1", port=port, num_api_servers=1, log_level="critical", generate_client_file=False)

@@ -98,7 +98,7 @@ def _jpeg(served: ServedPoint) -> None:
     app.add_api_route("/health", health)
     port = _free_port()
     threading.Thread(target=_say_when_healthy, args=(port,), daemon=True).start()
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="critical", access_log=False)
 
 
 def _say(port: int) -> None:

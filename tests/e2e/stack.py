@@ -18,6 +18,14 @@ from latentwire.tls import Access
 ROOT = Path(__file__).parents[2]
 PROJECT = "latentwire-e2e"
 RESULTS = "/var/lib/latentwire/results.sqlite"
+# As `latentwire sensor status --json`, without its imports: for five sensors, again and again, in half a core each.
+STATUS = """
+import glob, socket
+for path in glob.glob("/tmp/latentwire/*.sensor"):
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(path)
+        print("".join(iter(lambda: link.recv(65536).decode(), "")))
+"""
 
 
 def engine_answers() -> bool:
@@ -99,11 +107,12 @@ class Stack:
 
     def vitals(self) -> dict[str, dict[str, Any]]:
         """What each replica of the sensor says of itself, by name, and in which container it is."""
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for container in self.containers("sensor"):
-            said = docker("exec", container, "latentwire", "sensor", "status", "--json", check=False)
-            if said.startswith("["):
-                found |= {vitals["sensor"]: vitals | {"container": container} for vitals in json.loads(said)}
+            for line in docker("exec", container, "python", "-c", STATUS, check=False).splitlines():
+                if line.startswith("{"):
+                    vitals = json.loads(line)
+                    found[vitals["sensor"]] = vitals | {"container": container}
         return found
 
     def query(self, sql: str) -> list[list[Any]]:

@@ -118,6 +118,8 @@ def test_results_are_read(stack: Stack) -> None:
     sql = "SELECT sensor, count(*) FROM results GROUP BY sensor"
     stack.wait_for("200 results of each", lambda: [n for _, n in stack.query(sql) if n >= 200][1:])
     assert "accuracy 9" in docker("logs", stack.containers("sensor")[0])
+    said = docker("exec", stack.containers("sensor")[0], "latentwire", "sensor", "status")
+    assert "server:50051, connected" in said
 
 
 def test_a_third_container_turns_the_knob(stack: Stack) -> None:

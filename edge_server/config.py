@@ -22,7 +22,8 @@ class ServerConfig:
         decoder_threads: threads of ONNX Runtime inside one decoder run; 0 takes one a core.
         backend: where decoders run: ``local`` in this process, ``ray`` in a pool of replicas on Ray Serve.
         max_replicas: of that pool, which grows and shrinks with its queue; each has ``decoder_threads``.
-        workers: micro-batches in work at once (with a pool at least two a replica), so that one is entropy-decoded while the decoder runs another.
+        workers: micro-batches in work at once (with a pool at least two a replica), so that one is entropy-decoded
+            while the decoder runs another.
         provider: ONNX Runtime's execution provider, by its own name.
         max_batch_images: images of a micro-batch; a single message may hold more. None learns it: ``pace.py``.
         batch_delay_s: how long an image waits for others to share its micro-batch. None: not at all while no worker

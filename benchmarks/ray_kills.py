@@ -30,14 +30,19 @@ def main(
 ) -> None:
     """Measure and print; exit status 1 if an image was lost or answered twice."""
     row = kill_replicas(seconds, every_s, replicas)
-    Console(highlight=False).print(
-        "{kills} replicas killed in {seconds:.0f} s: {images} images sent, {lost} lost, {doubled} answered twice, "
-        "{unlike} answered otherwise than before; latency {latency_p50_ms:.0f} ms median, "
-        "{latency_p99_ms:.0f} ms p99, {latency_most_ms:.0f} ms at most".format(**row)
-    )
+    Console(highlight=False).print(_said(row))
     write_json(json, [row])
     if row["lost"] or row["doubled"] or row["unlike"]:
         raise LatentwireError("an image was lost, answered twice, or answered otherwise than before: see above")
+
+
+def _said(row: dict[str, Any]) -> str:
+    return (
+        f"{row['kills']} replicas killed in {row['seconds']:.0f} s: {row['images']} images sent, {row['lost']} lost, "
+        f"{row['doubled']} answered twice, {row['unlike']} answered otherwise than before; "
+        f"latency {row['latency_p50_ms']:.0f} ms median, {row['latency_p99_ms']:.0f} ms p99, "
+        f"{row['latency_most_ms']:.0f} ms at most"
+    )
 
 
 def kill_replicas(seconds: float, every_s: float, replicas: int) -> dict[str, Value]:

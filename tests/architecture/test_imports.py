@@ -7,6 +7,7 @@ import pytest
 
 HEAVY = ("torch", "torchvision", "sklearn", "scipy", "onnx", "matplotlib")  # training's, in no sensor's install
 ON_DEMAND = ("av", "cryptography", "opentelemetry", "prometheus_client")  # a sensor's, where its settings ask for them
+SERVERS_OWN = ("av", "opentelemetry", "prometheus_client")  # a server's, likewise
 RUNTIME = (*HEAVY, "onnxruntime", "av")  # nor needed to ask a server, or to look at a bundle
 EDGE = ("edge_sensor", "edge_server", "training", "benchmarks")
 
@@ -22,7 +23,7 @@ def loaded_after(statement: str) -> set[str]:
     ("statement", "without"),
     [
         ("import edge_sensor, edge_sensor.run, edge_sensor.encoder", (*HEAVY, *ON_DEMAND, "edge_server", "training")),
-        ("import edge_server, edge_server.decoder", (*HEAVY, "av", "opentelemetry", "prometheus_client", "edge_sensor", "training")),
+        ("import edge_server, edge_server.decoder", (*HEAVY, *SERVERS_OWN, "edge_sensor", "training")),
         ("import latentwire.cli", (*RUNTIME, *ON_DEMAND, *EDGE, "grpc")),
         ("import latentwire.demo, latentwire.control_client, latentwire.wire", (*RUNTIME, *EDGE)),
         ("import latentwire.codec.latent_codec, latentwire.operating_point", (*RUNTIME, *EDGE, "grpc", "google")),

@@ -1,4 +1,4 @@
-"""The short version of ``python -m benchmarks.malformed``: every kind of wrong message, beside streams that are right."""
+"""The short of ``python -m benchmarks.malformed``: every kind of wrong message, beside streams that are right."""
 
 import asyncio
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import factories
+import numpy as np
 from PIL import Image
 
 from edge_sensor import SensorConfig
 from edge_server import Server, ServerConfig
+from latentwire.codec.bulk import Coded
 from latentwire.codec.latent_codec import DecodedBatch, LatentCodec
+from latentwire.errors import CodecError
 
 
 def make_world(folder: Path) -> None:
@@ -99,18 +102,26 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def decoded_by_payload() -> Iterator[dict[tuple[bytes, int], DecodedBatch]]:
     """What any codec of this process decodes, by payload and CRC."""
     seen: dict[tuple[bytes, int], DecodedBatch] = {}
-    plain = LatentCodec.decode
+    plain = LatentCodec.decode_many
 
-    def watched(self: LatentCodec, payload: bytes, images: int, crc32: int) -> DecodedBatch:
-        decoded = plain(self, payload, images, crc32)
-        seen[payload, crc32] = decoded
-        return decoded
+    def watched(self: LatentCodec, messages: Sequence[Coded]) -> tuple[DecodedBatch, list[CodecError | None]]:
+        decoded, errors = plain(self, messages)
+        refined = np.concatenate([[0], np.cumsum(decoded.level > 0)])
+        start = 0
+        for message, error in zip(messages, errors, strict=True):
+            end = start + message.images
+            if error is None:
+                indices = decoded.indices[refined[start] : refined[end]]
+                own = (decoded.anchor[start:end], decoded.level[start:end], indices, decoded.latent[start:end])
+                seen[message.payload, message.crc32] = DecodedBatch(*own)
+            start = end
+        return decoded, errors
 
-    LatentCodec.decode = watched  # type: ignore[method-assign]
+    LatentCodec.decode_many = watched  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        LatentCodec.decode = plain  # type: ignore[method-assign]
+        LatentCodec.decode_many = plain  # type: ignore[method-assign]
 
 
 def rows_of(results: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.malformed_attack import Attack, attack
 from benchmarks.malformed_honest import Heard, Span, behave
 from latentwire.errors import LatentwireError
@@ -150,8 +152,9 @@ def _windows(
     go.clear()
     outcome.attacked.append((begun_s, time.monotonic()))
     time.sleep(SETTLE_S)
-    outcome.resident.append(_resident_bytes(server.pid))
-    outcome.descriptors.append(len(list(Path(f"/proc/{server.pid}/fd").iterdir())))
+    watched = psutil.Process(server.pid)
+    outcome.resident.append(watched.memory_info().rss)
+    outcome.descriptors.append(watched.num_fds())
 
 
 def _check(server: "subprocess.Popen[bytes]", processes: list[Any]) -> None:
@@ -179,13 +182,6 @@ def _server(bundle: str) -> Iterator[tuple["subprocess.Popen[bytes]", str, Path]
                 yield server, said[-1], log
             finally:
                 server.kill()
-
-
-def _resident_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise LatentwireError("the system does not say how much memory a process has")
 
 
 def main() -> None:

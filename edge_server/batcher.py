@@ -47,8 +47,7 @@ class Batcher(Generic[Job, Answer]):
         self._pace = Pace(max_images, delay_s)
         self._max_queued_images = max_queued_images
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="latentwire-decode")
-        self._free_workers = workers
-        self._busy_workers = 0
+        self._workers = self._free_workers = workers
         self._queue: deque[_Queued[Job, Answer]] = deque()
         self._queued_images = 0
         self._room = asyncio.Event()
@@ -86,14 +85,13 @@ class Batcher(Generic[Job, Answer]):
         """Hand micro-batches to free workers, and see to it that the next one closes in time."""
         loop = asyncio.get_running_loop()
         while self._queue and self._free_workers:
-            due_s = self._queue[0].came_s + self._pace.delay_s(self._busy_workers)
+            due_s = self._queue[0].came_s + self._pace.delay_s(self._workers - self._free_workers)
             if self._queued_images < self._pace.max_images and loop.time() < due_s:
                 if self._timer is None:
                     self._timer = loop.call_at(due_s, self._on_timer)
                 return
             taken = self._take()
             self._free_workers -= 1
-            self._busy_workers += 1
             done = loop.run_in_executor(self._executor, self._work, [queued.job for queued in taken])
             done.add_done_callback(partial(self._finish, taken, loop.time()))
 
@@ -120,7 +118,6 @@ class Batcher(Generic[Job, Answer]):
         done: asyncio.Future[Sequence[Answer | LatentwireError]],
     ) -> None:
         self._free_workers += 1
-        self._busy_workers -= 1
         self._pace.ran(sum(queued.images for queued in taken), asyncio.get_running_loop().time() - began_s)
         error = done.exception()
         answers = [error] * len(taken) if error is not None else done.result()

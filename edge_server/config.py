@@ -24,7 +24,7 @@ class ServerConfig:
         max_replicas: of that pool, which grows and shrinks with its queue; each has ``decoder_threads``.
         workers: micro-batches in work at once (with a pool at least two a replica), so that one is entropy-decoded
             while the decoder runs another.
-        provider: ONNX Runtime's execution provider, by its own name.
+        provider: ONNX Runtime's execution provider, by its own name; of decoders in this process.
         max_batch_images: images of a micro-batch; a single message may hold more. None learns it: ``pace.py``.
         batch_delay_s: how long an image waits for others to share its micro-batch. None: not at all while no worker
             is busy, else ``pace.DELAY_S`` at most.
@@ -87,6 +87,8 @@ class ServerConfig:
             check_ending(self.results)
         if self.backend not in ("local", "ray"):
             raise ValueError(f"backend must be local or ray, not {self.backend!r}")
+        if self.backend == "ray" and self.provider != "CPUExecutionProvider":
+            raise ValueError(f"replicas run on the processor: leave provider {self.provider!r} out, or backend ray")
         for name in (
             "max_replicas",
             "workers",

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+from benchmarks.server.missing import needed
 from latentwire.errors import LatentwireError
 
 STOP_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +26,16 @@ class Served:
 
     def processor_s(self) -> float:
         """Seconds on the processor so far, of all its processes."""
-        return sum(_ticks(pid) for pid in self._pids()) / _TICKS_PER_S
+        times = [process.cpu_times() for process in self._processes()]
+        return float(sum(each.user + each.system for each in times))
 
     def memory_bytes(self) -> int:
         """Resident memory that is its own, of all its processes."""
-        return sum(_private_bytes(pid) for pid in self._pids())
+        return sum(int(process.memory_full_info().uss) for process in self._processes())
 
-    def _pids(self) -> list[int]:
-        """It leads a session of its own, which its children stay in."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:  # it has ended
-                    continue
-                if int(fields[3]) == self.pid:
-                    found.append(int(entry.name))
-        return found
+    def _processes(self) -> list[Any]:
+        server = needed("psutil").Process(self.pid)
+        return [server, *server.children(recursive=True)]
 
 
 @contextmanager
@@ -92,19 +84,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # whatever it started and left
     process.wait()
     process.stdout.close()
-
-
-def _ticks(pid: int) -> int:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
-
-
-def _private_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))

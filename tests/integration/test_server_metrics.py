@@ -3,15 +3,14 @@
 import asyncio
 import re
 import socket
-import urllib.request
 from pathlib import Path
 
 import factories
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 from raw_sensor import RawSensor, serving
+from scraped import scraped
 
 from edge_server.decoder import Decoder
 from edge_server.pipeline import Pipeline
@@ -32,14 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def read(port: int | None) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
-            found[sample.name.removeprefix("latentwire_server_") + (f"{{{labels}}}" if labels else "")] = sample.value
-    return found
+    return scraped(port, "latentwire_server_")
 
 
 async def test_what_streams_and_control_did_is_counted(bundle: Bundle, tmp_path: Path) -> None:

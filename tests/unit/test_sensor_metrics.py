@@ -2,12 +2,11 @@
 
 import asyncio
 import socket
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from scraped import scraped
 
 from edge_sensor.ledger import Ledger
 from edge_sensor.metrics import serve_metrics
@@ -85,15 +84,7 @@ EXPECTED = {
 
 
 def read(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
-            name = sample.name.removeprefix("latentwire_sensor_")
-            found[name + (f"{{{labels}}}" if labels else "")] = sample.value
-    return found
+    return scraped(port, "latentwire_sensor_")
 
 
 async def test_every_metric_is_there_and_is_asked_for_anew() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sensor_server import FakeStream, Runner, honest, make_world, serving
+from sensor_server import FakeStream, Runner, honest, serving
 
 from edge_sensor.channel import Dialer, Servers
 from latentwire import messages as m
@@ -15,13 +15,6 @@ from latentwire.errors import ServerUnavailableError
 from latentwire.tls import Access
 from latentwire.v1 import stream_pb2 as pb
 from latentwire.v1 import stream_pb2_grpc
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sensor")
-    make_world(folder)
-    return folder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from sensor_server import FakeServer, FakeStream, Runner, honest, make_world, sent_batches, serving
+from sensor_server import FakeServer, FakeStream, Runner, honest, sent_batches, serving
 from spooling import NOW
 
 import edge_sensor.run
@@ -23,13 +23,6 @@ from edge_sensor.spool_file import SpoolSettings, open_spool
 from latentwire import errors
 from latentwire import messages as m
 from latentwire.v1.stream_pb2_grpc import add_SensorsServicer_to_server
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sensor")
-    make_world(folder)
-    return folder
 
 
 @pytest.fixture

@@ -7,18 +7,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sensor_server import IMAGES, FakeServer, FakeStream, Runner, honest, make_world, sent_batches, serving
+from sensor_server import IMAGES, FakeServer, FakeStream, Runner, honest, sent_batches, serving
 
 from latentwire import messages as m
 from latentwire.errors import ServerUnavailableError
 from latentwire.v1.stream_pb2_grpc import add_SensorsServicer_to_server
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sensor")
-    make_world(folder)
-    return folder
 
 
 @pytest.fixture

@@ -8,18 +8,11 @@ import factories
 import grpc
 import pytest
 from PIL import Image
-from sensor_server import IMAGES, FakeStream, Runner, honest, make_world, serving
+from sensor_server import IMAGES, FakeStream, Runner, honest, serving
 
 from edge_sensor import run_sensor
 from latentwire import errors
 from latentwire import messages as m
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sensor")
-    make_world(folder)
-    return folder
 
 
 @pytest.fixture

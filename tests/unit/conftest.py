@@ -1,0 +1,14 @@
+"""What several of the sensor's tests stand on."""
+
+from pathlib import Path
+
+import pytest
+from sensor_server import make_world
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle and images for a sensor."""
+    folder = tmp_path_factory.mktemp("sensor")
+    make_world(folder)
+    return folder

@@ -36,6 +36,7 @@ DOWN_MARGIN = 0.95  # and what the rung stepped down to may need; between the tw
 LITTLE = 1.25  # how much more than the rate a rung may need for a while, as long as images are young
 SCENE_S = 10.0  # over which an image's bits are averaged
 PAUSE_SHARE = 0.1  # between two steps down while images are young
+RECOVERY_SHARE = 1.0  # and after one that took back a rise: what it lost in full queues is sent again meanwhile
 DRAIN_SHARE = 0.5
 HOLD_SHARE = 0.5  # calm for so long, in age limits, before a rise
 IDLE = 0.5  # a link that worked for less of the time may carry more than was seen
@@ -110,7 +111,7 @@ class Controller:
         self._changed_s = self._lowered_s = float("-inf")
         self._calm_since_s: float | None = None
         self._risen_s: float | None = None  # the last rise, as long as it may turn out a mistake
-        self._alarm_age_s = 0.0
+        self._pause_s = self._alarm_age_s = 0.0
         self._penalty_s = 0.0
         self._images_per_s: float | None = None
         self._ceiling: _Ceiling | None = None
@@ -225,7 +226,7 @@ class Controller:
             # A little too much is not yet an overload: images are still young, and the next scene may cost less.
             easy = age_s < EASY_SHARE * self.max_age_s
             much = LITTLE if easy else 1.0
-            soon = now_s - self._lowered_s < PAUSE_SHARE * self.max_age_s
+            soon = now_s - self._lowered_s < self._pause_s
             if self._needs(plan.rung, seen, plan.keep) > much * rate.bits_per_s and not (easy and soon):
                 return plan.rung > 0 or (seen.images_per_s is not None and plan.keep > MIN_KEEP)
         if age_s <= ALARM_SHARE * self.max_age_s:
@@ -239,6 +240,7 @@ class Controller:
     def _lower(self, seen: Seen, rate: Rate | None, age_s: float, now_s: float) -> None:
         plan = self.plan
         self._alarm_age_s = max(age_s, self._alarm_age_s) + 0.1 * self.max_age_s
+        self._pause_s = self.max_age_s * (PAUSE_SHARE if self._risen_s is None else RECOVERY_SHARE)
         if rate is not None:
             if self._risen_s is not None:
                 self._penalty_s = min(MAX_PENALTY_S, max(FIRST_PENALTY_S, 2 * self._penalty_s))

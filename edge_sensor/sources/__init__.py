@@ -42,7 +42,10 @@ def open_source(
     image, a video or a folder of images; ``spec`` and ``classes`` are the bundle's. A file whose ending no image has
     is taken for a video.
     """
-    source = _open(name, spec, classes, data_root, options)
+    try:
+        source = _open(name, spec, classes, data_root, options)
+    except OSError as error:  # a folder on the way that this user may not enter, say
+        raise SourceError(f"cannot look at the source {without_password(name)!r}: {error.strerror or error}") from error
     plain = options.every == 1 and options.fps is None and options.motion is None
     return source if plain else GatedSource(source, options)
 

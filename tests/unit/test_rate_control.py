@@ -176,6 +176,20 @@ def test_failed_rises_are_tried_ever_more_rarely() -> None:
     assert rises <= 120 / 10 + 1
 
 
+def test_a_rise_that_failed_is_taken_back_by_one_rung_though_the_link_needs_time_to_recover() -> None:
+    control, full_s = controller(4.0), -9.0
+
+    def link(now_s: float) -> float:
+        nonlocal full_s
+        if control.plan.rung == 10:  # too much: a queue on the way runs over, and what it loses is sent again
+            full_s = now_s
+        return 26e3 if now_s - full_s < 1.5 else 54e3
+
+    run = simulate(control, World(link, burst_bits=4800), 120)
+    assert run.rungs_in(20, 120) == {9, 10}
+    assert run.worst_age(20, 120) < 4.0
+
+
 def test_one_rung_is_enough() -> None:
     run = simulate(Controller([Rung("full", 1.0, BITS[0])], 0, 2.0), World(lambda _: 16e3), 20)
     assert run.rungs_in(0, 20) == {0}

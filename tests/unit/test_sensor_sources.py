@@ -94,6 +94,11 @@ def test_a_source_that_is_nothing_says_what_there_is(name: str) -> None:
         open_source(name, GREY, CLASSES)
 
 
+def test_a_path_that_the_system_refuses_says_why() -> None:
+    with pytest.raises(SourceError, match="cannot look at the source .*: File name too long"):
+        open_source("a" * 5000, GREY, CLASSES)
+
+
 def make_video(path: Path, pictures: int = 12, codec: str = "mpeg4", **options: str) -> Path:
     av = pytest.importorskip("av")
     noise = np.random.default_rng(3)

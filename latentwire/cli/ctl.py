@@ -192,20 +192,22 @@ def _rate_line(rate: Rate) -> str:
 
 
 def _sensor_table(sensors: Iterable[SensorInfo]) -> Table:
-    table = Table(
-        "sensor", "state", "bundle", "rate scale", "bits/image", "refined", "images/s", "answered", "refused", "dropped"
-    )
+    table = Table(box=None, padding=(0, 1, 0, 0))  # 80 columns for a sensor of the digits
+    table.add_column("sensor", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("bundle", overflow="fold")
+    for heading in ("rate scale", "bits /image", "refined", "images /s", "answered", "refused, dropped"):
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     for info in sensors:
         table.add_row(
             info.name,
             "connected" if info.connected else "away",
-            f"{info.model_id}/{info.rate.variant}",
+            f"{info.model_id} {info.rate.variant}",
             f"{info.rate.rate_scale:g}",
             f"{info.rate.payload_bits_per_image:.2f}",
             f"{info.rate.share_refined:.1%}",
             f"{info.images_per_s:.1f}",
             str(info.images_answered),
-            str(info.images_refused),
-            str(sum(info.dropped.values())),
+            f"{info.images_refused}, {sum(info.dropped.values())}",
         )
     return table

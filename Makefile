@@ -46,8 +46,8 @@ bench-link: .venv-dev/.done ## ten minutes of rate control on a link of 64 to 2 
 	$(DEV)/python -m benchmarks.link --json docs/results/link.json --picture docs/results/link.png
 
 soak: .venv-dev/.done ## a million images with both processes' memory watched, then 200 random faults (25 minutes)
-	$(DEV)/python -m benchmarks.soak
-	$(DEV)/python -m benchmarks.faults --faults 200
+	$(DEV)/python -m benchmarks.soak --json docs/results/soak.json
+	$(DEV)/python -m benchmarks.faults --faults 200 --json docs/results/faults.json
 
 proto: .venv-dev/.done ## generate latentwire/v1 from proto/
 	$(DEV)/python tools/stubs.py write

@@ -32,7 +32,7 @@ check: .venv-dev/.done ## ruff, mypy --strict, the layers, the generated stubs
 
 e2e: .venv-dev/.done .venv-ray/.done ## the containers, brought up by a real engine; a thin link (root); the pool of decoders on Ray
 	$(DEV)/pytest -m link tests/e2e $(PYTEST)
-	.venv-ray/bin/pytest -m ray tests/e2e $(PYTEST)
+	.venv-ray/bin/pytest -m ray tests/e2e/test_ray_backend.py $(PYTEST)
 	@docker info >/dev/null 2>&1 || { echo "no container engine answers 'docker info'" >&2; exit 1; }
 	$(DEV)/pytest -m docker -x tests/e2e $(PYTEST)
 

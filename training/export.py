@@ -59,6 +59,7 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
         "clusters": config.clusters,
         **{key: pair[key] for key in ("backbone", "width", "cut", "grid", "hidden", "head", "decoder")},
         "patch": pair.get("patch", 1),
+        "bottleneck": pair.get("bottleneck", "dense"),
         "decoder_width": pair.get("decoder_width"),
     }
     halves = load_pair(checkpoint)

@@ -82,6 +82,7 @@ def _record(bundle: Bundle, variant: str, data: str, row: TableRow, distortion: 
             backbone=str(trained["backbone"]),
             width=int(str(trained["width"])),
             patch=int(str(trained.get("patch", 1))),
+            bottleneck=str(trained.get("bottleneck", "dense")),
             cut=int(str(trained["cut"])),
             d=bundle.manifest.variant(variant).d,
             method=str(trained["method"]),

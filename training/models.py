@@ -27,9 +27,11 @@ class PairConfig:
     before the stem (space-to-depth: fewer, wider convolutions for the same multiply-accumulates; 1 folds nothing).
     ``width`` is the first stage's channels (64 is full width);
     ``cut`` how many stages are the sensor's (1 to 4); ``grid`` the side of the pooled map before the bottleneck;
-    ``hidden`` the bottleneck's inner width; ``head`` adds a classifier on the latent to the sensor, which names the
-    anchor. ``decoder`` grows the latent by one linear layer ("linear") or by the paper's three transposed
-    convolutions ("transposed"); ``decoder_width`` is the channels it starts from, None for the encoder's last.
+    ``bottleneck`` two linear layers over that map with ``hidden`` numbers between ("dense"), or 1 x 1 convolutions that
+    leave each of its cells d / cells entries of its own ("spatial", with far fewer parameters);
+    ``head`` adds a classifier on the latent to the sensor, which names the anchor. ``decoder`` grows the latent by one
+    linear layer ("linear") or by the paper's three transposed convolutions ("transposed"); ``decoder_width`` is the
+    channels it starts from, None for the encoder's last.
     """
 
     image: tuple[int, int, int] = (32, 32, 3)
@@ -44,6 +46,7 @@ class PairConfig:
     patch: int = 1
     decoder: Literal["linear", "transposed"] = "linear"
     decoder_width: int | None = None
+    bottleneck: Literal["dense", "spatial"] = "dense"
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
@@ -53,6 +56,8 @@ class PairConfig:
             raise ValueError(f"cut must be 1 to {STAGES}, not {self.cut}")
         if self.decoder not in ("linear", "transposed"):
             raise ValueError(f"decoder must be linear or transposed, not {self.decoder!r}")
+        if self.bottleneck not in ("dense", "spatial"):
+            raise ValueError(f"bottleneck must be dense or spatial, not {self.bottleneck!r}")
         if len(self.image) != 3 or min(self.image) < 1 or self.image[2] not in (1, 3):
             raise ValueError(f"image must be height, width and 1 or 3 channels, not {self.image}")
         if self.classes < 2:
@@ -65,6 +70,16 @@ class PairConfig:
             raise ValueError(
                 f"patch must be a divisor of the image's sides, {self.image[0]} x {self.image[1]}, not {self.patch}"
             )
+
+        if self.bottleneck == "spatial" and self.d % self.cells:
+            raise ValueError(f"d must be a multiple of the pooled map's {self.cells} cells, not {self.d}")
+
+    @property
+    def cells(self) -> int:
+        """Of the pooled map before the bottleneck."""
+        height, width = self.image[0] // self.patch, self.image[1] // self.patch
+        rows, columns = map_sizes(height, width, stem_stride(height, width), self.cut)[-1]
+        return min(self.grid, rows) * min(self.grid, columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""
@@ -109,13 +124,7 @@ class Encoder(nn.Module):
             *(Stage(widths[i], widths[i + 1], blocks[i], 1 if i == 0 else 2) for i in range(config.cut))
         )
         self.pool = GridPool(map_sizes(height, width_px, stride, config.cut)[-1], config.grid)
-        self.bottleneck = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(widths[-1] * self.pool.cells, config.hidden),
-            nn.BatchNorm1d(config.hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(config.hidden, config.d),
-        )
+        self.bottleneck = _dense(config, widths[-1]) if config.bottleneck == "dense" else _spatial(config, widths[-1])
         self.head = _head(config) if config.head else None
 
     def forward(self, images: Tensor) -> Encoded:
@@ -124,6 +133,27 @@ class Encoder(nn.Module):
         x = self.stages(self.stem(self.fold(x).contiguous(memory_format=torch.channels_last)))
         latent = self.bottleneck(self.pool(x))
         return Encoded(latent, None if self.head is None else self.head(latent))
+
+
+def _dense(config: PairConfig, channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(channels * config.cells, config.hidden),
+        nn.BatchNorm1d(config.hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(config.hidden, config.d),
+    )
+
+
+def _spatial(config: PairConfig, channels: int) -> nn.Module:
+    """Its entries go by channel, then by row and column of the map."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, config.d // config.cells, 1),
+        nn.Flatten(),
+    )
 
 
 def _head(config: PairConfig) -> nn.Module:

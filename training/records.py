@@ -8,20 +8,23 @@ from pathlib import Path
 
 from latentwire.errors import DataError
 
+_ONCE = {"patch": 1, "bottleneck": "dense"}  # what older files do not say
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One operating point of one trained pair on a whole test set.
 
-    ``patch`` is the pair's (1 in files from before there was one); ``method`` is ce, duphil, ldr, ...; ``model`` the
-    entropy model; ``distortion`` empty for the images as they are, else its kind and strength; bits are means an image,
-    ``accuracy`` and ``share_refined`` 0..1.
+    ``patch`` and ``bottleneck`` are the pair's (1 and dense in files from before there were others); ``method`` is ce,
+    duphil, ldr, ...; ``model`` the entropy model; ``distortion`` empty for the images as they are, else its kind and
+    strength; bits are means an image, ``accuracy`` and ``share_refined`` 0..1.
     """
 
     dataset: str
     backbone: str
     width: int
     patch: int
+    bottleneck: str
     cut: int
     d: int
     method: str
@@ -45,8 +48,8 @@ class Record:
     def key(self) -> tuple[object, ...]:
         """What a later measurement of the same thing replaces it by."""
         return (
-            self.dataset, self.backbone, self.width, self.patch, self.cut, self.d, self.method, self.variant, self.seed,
-            self.epochs, self.model, self.rate_scale, self.distortion,
+            self.dataset, self.backbone, self.width, self.patch, self.bottleneck, self.cut, self.d, self.method,
+            self.variant, self.seed, self.epochs, self.model, self.rate_scale, self.distortion,
         )  # fmt: skip
 
 
@@ -54,7 +57,7 @@ def load_records(path: Path) -> list[Record]:
     """The records of a file, none if there is no file; DataError if it holds something else."""
     try:
         rows = json.loads(path.read_text())["rows"]
-        return [Record(**{field.name: ({"patch": 1} | row)[field.name] for field in fields(Record)}) for row in rows]
+        return [Record(**{field.name: (_ONCE | row)[field.name] for field in fields(Record)}) for row in rows]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -73,9 +73,10 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def design(record: Record) -> str:
-    """What is alike in pairs that a picture compares: data, backbone, width, folded pixels and cut."""
+    """What is alike in pairs that a picture compares: data, backbone, width, folded pixels, cut and bottleneck."""
     folded = f"-p{record.patch}" if record.patch > 1 else ""
-    return f"{record.dataset}-{record.backbone}-w{record.width}{folded}-cut{record.cut}"
+    shape = "" if record.bottleneck == "dense" else f"-{record.bottleneck}"
+    return f"{record.dataset}-{record.backbone}-w{record.width}{folded}-cut{record.cut}{shape}"
 
 
 def label(record: Record) -> str:

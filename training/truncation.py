@@ -89,8 +89,11 @@ def truncate(whole: Checkpoint, keep: int) -> Checkpoint:
     load_pair(whole)  # refuses weights that are none
     state: dict[str, Tensor] = dict(whole.state["pair"])
     last = max(int(name.split(".")[2]) for name in state if name.startswith("encoder.bottleneck."))
+    cells = d // len(state[f"encoder.bottleneck.{last}.bias"])  # entries of a row: the map's, where it is spatial
+    if keep % cells:
+        raise TrainingError(f"this latent has {cells} cells, which stay together: give --keep a multiple of {cells}")
     for name in (f"encoder.bottleneck.{last}.weight", f"encoder.bottleneck.{last}.bias"):
-        state[name] = state[name][:keep].clone()
+        state[name] = state[name][: keep // cells].clone()
     for name in ("encoder.head.1.weight", "decoder.grow.0.weight"):
         if name in state:
             state[name] = state[name][:, :keep].clone()

@@ -32,6 +32,7 @@ def train_rate(
     cut: recipe.Cut = 2,
     grid: recipe.Grid = 4,
     hidden: recipe.Hidden = 512,
+    bottleneck: recipe.Bottleneck = "dense",
     d: recipe.Entries = 16,
     head: recipe.Head = True,
     patch: recipe.Patch = 1,
@@ -59,6 +60,7 @@ def train_rate(
             backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, d=d, head=head, patch=patch,
             decoder=decoder,  # type: ignore[arg-type]  # PairConfig says which there are
             decoder_width=decoder_width,
+            bottleneck=bottleneck,  # type: ignore[arg-type]  # as above
         )  # fmt: skip
         config = RateTrainingConfig(
             data, out, data_root, size, pair, epochs, batch, peak_rate, validation=validation, seed=seed,
@@ -204,6 +206,7 @@ def screen(
     cut: recipe.Cut = 2,
     grid: recipe.Grid = 4,
     hidden: recipe.Hidden = 512,
+    bottleneck: recipe.Bottleneck = "dense",
     head: recipe.Head = True,
     patch: recipe.Patch = 1,
     size: recipe.Size = None,
@@ -225,7 +228,10 @@ def screen(
     from training.screening import ScreeningConfig, run_screening
 
     with wrong_use():
-        pair = PairConfig(backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, head=head, patch=patch)
+        pair = PairConfig(
+            backbone=backbone, width=width, cut=cut, grid=grid, hidden=hidden, head=head, patch=patch,
+            bottleneck=bottleneck,  # type: ignore[arg-type]  # PairConfig says which there are
+        )  # fmt: skip
         base = CETrainingConfig(
             data, out, data_root, size, pair, epochs, batch, peak_rate, validation=validation, seed=seed,
             device=device, threads=threads,

@@ -27,6 +27,7 @@ def train_ce(
     cut: recipe.Cut = 2,
     grid: recipe.Grid = 4,
     hidden: recipe.Hidden = 512,
+    bottleneck: recipe.Bottleneck = "dense",
     d: recipe.Entries = 16,
     head: recipe.Head = True,
     patch: recipe.Patch = 1,
@@ -62,6 +63,7 @@ def train_ce(
             patch=patch,
             decoder=decoder,  # type: ignore[arg-type]  # PairConfig says which there are
             decoder_width=decoder_width,
+            bottleneck=bottleneck,  # type: ignore[arg-type]  # as above
         )
         config = CETrainingConfig(
             data=data,

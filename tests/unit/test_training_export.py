@@ -71,6 +71,7 @@ def test_exported_halves_give_what_torch_gives(checkpoint: Path, exports: dict[b
         replace(CONFIG, image=(33, 21, 3), grid=4, head=False, decoder="transposed"),
         replace(CONFIG, image=(64, 64, 3), cut=3),
         replace(CONFIG, image=(32, 32, 3), patch=2),
+        replace(CONFIG, image=(32, 32, 3), grid=1, bottleneck="spatial"),
     ],
 )
 def test_other_sizes_and_shapes_export_too(tmp_path: Path, config: PairConfig) -> None:

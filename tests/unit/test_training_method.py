@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,9 +78,9 @@ def test_truncated_pairs_join_their_bundle(smoke: Path, tmp_path: Path) -> None:
         run_truncate(replace(config, out=tmp_path / "third", bundle=Path("latentwire/data/bundles/cifar10")))
 
 
-@pytest.mark.parametrize("decoder", ["linear", "transposed"])
-def test_what_is_left_is_the_pair_with_the_last_entries_at_zero(decoder: str, tmp_path: Path) -> None:
-    pair = replace(TINY, decoder=decoder)  # type: ignore[arg-type]
+@pytest.mark.parametrize("change", [{}, {"decoder": "transposed"}, {"bottleneck": "spatial", "grid": 2}], ids=str)
+def test_what_is_left_is_the_pair_with_the_last_entries_at_zero(change: dict[str, Any], tmp_path: Path) -> None:
+    pair = replace(TINY, d=8, **change)
     config = CETrainingConfig("digits", tmp_path, pair=pair, epochs=1, batch=64, peak_rate=0.1, threads=1)
     whole = load_checkpoint(run_train_ce(config))
     cut = truncate(whole, 4)
@@ -89,19 +90,22 @@ def test_what_is_left_is_the_pair_with_the_last_entries_at_zero(decoder: str, tm
         latent = full.encoder(images).latent
         encoded = short.encoder(images)
         torch.testing.assert_close(encoded.latent, latent[:, :4])
-        zeroed = torch.cat([latent[:, :4], torch.zeros(20, 2)], 1)
+        zeroed = torch.cat([latent[:, :4], torch.zeros(20, 4)], 1)
         torch.testing.assert_close(short.decoder(encoded.latent), full.decoder(zeroed), rtol=1e-4, atol=1e-5)
         assert full.encoder.head is not None
         norm = full.encoder.head[0]
         # where the normalised entry is zero, so that its column of the next layer says nothing
         silent = norm.running_mean - norm.bias / norm.weight * (norm.running_var + norm.eps).sqrt()
-        still = torch.cat([latent[:, :4], silent[4:].expand(20, 2)], 1)
+        still = torch.cat([latent[:, :4], silent[4:].expand(20, 4)], 1)
         assert encoded.head_logits is not None
         torch.testing.assert_close(encoded.head_logits, full.encoder.head(still), rtol=1e-4, atol=1e-5)
-    assert whole.pair["d"] == 6  # untouched
-    for keep in (6, 7):
-        with pytest.raises(TrainingError, match="has 6 entries: give --keep below that"):
+    assert whole.pair["d"] == 8  # untouched
+    for keep in (8, 9):
+        with pytest.raises(TrainingError, match="has 8 entries: give --keep below that"):
             truncate(whole, keep)
+    if pair.bottleneck == "spatial":
+        with pytest.raises(TrainingError, match="4 cells, which stay together: give --keep a multiple of 4"):
+            truncate(whole, 3)
 
 
 def test_truncation_refuses_wrong_settings_and_old_runs(smoke: Path, tmp_path: Path) -> None:

@@ -67,6 +67,20 @@ def test_folded_pixels_lose_nothing_and_cost_a_wider_stage_no_more() -> None:
     assert folded[0, :, 1, 2].reshape(3, 2, 2).permute(1, 2, 0).equal(image[0, 2:, 4:].float())
 
 
+def test_a_spatial_bottleneck_looks_at_each_cell_alone() -> None:
+    config = PairConfig(width=4, grid=4, d=32, bottleneck="spatial")
+    dense, spatial = make_pair(replace(config, bottleneck="dense")), make_pair(config).eval()
+    assert encoder_cost(spatial).parameters < encoder_cost(dense).parameters / 4
+    pooled = torch.randn(1, 8, 4, 4)
+    changed = pooled.clone()
+    changed[..., 1, 2] += 1
+    with torch.no_grad():
+        moved = (spatial.encoder.bottleneck(changed) - spatial.encoder.bottleneck(pooled)).reshape(2, 4, 4)
+    assert moved[:, 1, 2].abs().min() > 0
+    moved[:, 1, 2] = 0
+    assert moved.abs().max() == 0
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 4), (2, 3)])
 @pytest.mark.parametrize("grid", [1, 2, 3, 4])
 def test_grid_pool_is_adaptive_average_pooling(size: tuple[int, int], grid: int) -> None:
@@ -89,6 +103,8 @@ def test_strides_fit_the_image() -> None:
         {"cut": 0},
         {"cut": 5},
         {"decoder": "mlp"},
+        {"bottleneck": "conv"},
+        {"bottleneck": "spatial", "d": 24},  # 16 cells
         {"d": 0},
         {"grid": 0},
         {"width": 0},

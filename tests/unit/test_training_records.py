@@ -17,6 +17,7 @@ RECORD = Record(
     "resnet18",
     8,
     1,
+    "dense",
     2,
     8,
     "ce",

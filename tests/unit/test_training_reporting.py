@@ -11,7 +11,7 @@ from training.records import Record, add_records
 from training.reporting import ReportConfig, local_classifiers, over_seeds, run_report
 
 RECORD = Record(
-    *("cifar10", "resnet18", 16, 1, 2, 16, "ce", "full", 0, 24, 1, 2),
+    *("cifar10", "resnet18", 16, 1, "dense", 2, 16, "ce", "full", 0, 24, 1, 2),
     *("gaussian", 1.0, "", 100, 1.0, 40.0, 39.0, 39.5, 0.8, "abc", "box"),
 )
 

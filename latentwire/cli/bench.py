@@ -1,5 +1,7 @@
 """``latentwire bench``: what the code costs and keeps, measured."""
 
+import signal
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,6 +84,7 @@ def bench_server(
     from benchmarks.server.tables import aims, tables, verdicts
     from latentwire.report import write_json
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of what stops the servers that were started
     rows: list[dict[str, Any]] = []
     with Console(stderr=True, highlight=False).status("measuring") as status:
         for name in bundle or ["digits"]:

@@ -75,6 +75,7 @@ class Attacker:
         self._material = Material(bundle)
         self._rng = random.Random(seed)
         self._labels: list[tuple[int, ...]] = []
+        self._unsent = list(BREACHES)  # each kind once, so that none is left to chance
         self._attack = Attack()
         self._next = 0
 
@@ -142,7 +143,7 @@ class Attacker:
         """Messages that end their stream, each on one of its own."""
         names, weights = list(BREACHES), [weight for weight, _ in BREACHES.values()]
         while (tame := await pace.turn()) is not None:
-            kind = "" if tame else self._rng.choices(names, weights)[0]
+            kind = "" if tame else self._unsent.pop() if self._unsent else self._rng.choices(names, weights)[0]
             name = f"breach-{self._rng.randrange(NAMES)}"
             self._next += 1000  # above what the session was answered: it is never asked for that again
             hello = self._material.hello(name, "s", self._next)

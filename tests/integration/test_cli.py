@@ -81,12 +81,13 @@ def test_show_says_what_a_bundle_holds(name: str) -> None:
     assert done.status == 0
     assert f"{manifest.model_id}  format {manifest.format_version}" in done.out
     assert f"{len(manifest.classes)} classes: {manifest.classes[0]}, " in done.out
-    variant = manifest.variant()
-    assert f"d = {variant.d}, default model {variant.default_model}" in done.out
-    for entry in (variant.encoder, variant.decoder):
-        assert entry.sha256[:16] in done.out
-    rows = [line for line in done.out.splitlines() if line.split()[:1] and line.split()[0] in variant.models]
-    assert len(rows) == len(variant.table)
+    for variant in manifest.variants.values():
+        assert f"d = {variant.d}, default model {variant.default_model}" in done.out
+        for entry in (variant.encoder, variant.decoder):
+            assert entry.sha256[:16] in done.out
+    models = manifest.variant().models
+    rows = [line for line in done.out.splitlines() if line.split()[:1] and line.split()[0] in models]
+    assert len(rows) == sum(len(variant.table) for variant in manifest.variants.values())
 
 
 @pytest.mark.parametrize("name", shipped_bundles())

@@ -44,7 +44,7 @@ def test_a_running_pair_is_moved_by_the_command_and_its_answers_stay_right(tmp_p
         pushed = latentwire(*ctl, "bundle", "push", SENSOR, made.path)
         assert pushed.status == 0, pushed.err
         assert pushed.out.startswith("before: rate scale 0.1") and "\nafter:  rate scale 0.1" in pushed.out
-        assert "digits-1/full" in latentwire(*ctl, "sensors").out
+        assert "digits-1 full" in latentwire(*ctl, "sensors").out
         moved = latentwire(*ctl, "variant", "set", SENSOR, OTHER)
         assert f"{OTHER}/anchored" in moved.out.splitlines()[1]
         wrong = latentwire(*ctl, "bundle", "push", SENSOR, "none")

@@ -48,25 +48,25 @@ def run_report(config: ReportConfig) -> list[Path]:
         if not any(record.distortion for record in own):
             del questions["distortions"]
         for question, draw in questions.items():
-            figure, axes = plt.subplots(1, len(MODELS), figsize=(12, 4.4), sharey=True)
+            figure, axes = plt.subplots(1, len(MODELS), figsize=(12, 5.4), sharey=True, layout="constrained")
             for axis, model in zip(axes, MODELS, strict=True):
                 draw(axis, [record for record in own if record.model == model])
                 if question == "rate":
                     _draw_local(axis, local_classifiers(records, own[0]))
                 axis.set_title(f"{name}, {MODELS[model]}")
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
             written.append(_save(figure, config.out / f"{name}-{question}.png"))
         table = config.out / f"{name}-table.md"
         table.write_text(_comparison(own) + _table(own))
         written.append(table)
     if config.bundles:
-        figure, axis = plt.subplots(figsize=(7, 4))
+        figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
         _draw_spread(axis, config.bundles)
         written.append(_save(figure, config.out / "latent-spread.png"))
     return written
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
@@ -121,7 +121,6 @@ def _draw_rate(axis: Axes, records: Sequence[Record]) -> None:
     axis.set_xlabel("bits an image (paper's code: total entropy; anchored: ideal)")
     axis.set_ylabel("accuracy")
     axis.grid(alpha=0.3)
-    axis.legend()
 
 
 def local_classifiers(records: Iterable[Record], beside: Record) -> list[Record]:
@@ -142,7 +141,6 @@ def _draw_local(axis: Axes, records: Sequence[Record]) -> None:
     for record in records:
         name = f"a whole classifier on the sensor, {record.sensor_macs / 1e6:.1f} M MACs, its label sent"
         axis.plot(record.ideal_bits, record.accuracy, marker="*", ms=11, ls="", color="black", label=name)
-    axis.legend()
 
 
 def _draw_distortions(axis: Axes, records: Sequence[Record]) -> None:
@@ -159,7 +157,6 @@ def _draw_distortions(axis: Axes, records: Sequence[Record]) -> None:
         np.arange(len(kinds)) + 0.4 - width / 2, [kind or "as it is" for kind in kinds], rotation=40, ha="right"
     )
     axis.set_ylabel("accuracy at the top of the knob")
-    axis.legend()
 
 
 def _draw_spread(axis: Axes, bundles: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ class GridPool(nn.Module):
 
     def __init__(self, size: tuple[int, int], grid: int) -> None:
         super().__init__()
-        sides = (min(grid, size[0]), min(grid, size[1]))
+        sides = grid_sides(size, grid)
         self.cells = sides[0] * sides[1]
         self.kernel = None
         if size[0] % sides[0] == 0 and size[1] % sides[1] == 0:
@@ -81,6 +81,11 @@ class GridPool(nn.Module):
         if self.kernel is not None:
             return F.avg_pool2d(x, self.kernel)
         return self.rows @ x @ self.columns
+
+
+def grid_sides(size: tuple[int, int], grid: int) -> tuple[int, int]:
+    """Rows and columns of a map of ``size`` (h, w) pooled to ``grid`` x ``grid``, or to its own side where smaller."""
+    return min(grid, size[0]), min(grid, size[1])
 
 
 def _pooling_matrix(size: int, cells: int) -> Tensor:

@@ -11,7 +11,7 @@ from latentwire.datasets import Dataset
 from training.bundling import Splits, make_bundle
 from training.checkpoint import load_checkpoint
 from training.data import load_split, split_validation
-from training.models import decoder_cost, encoder_cost
+from training.models import PairConfig, decoder_cost, encoder_cost
 from training.onnx_export import export_onnx, load_pair
 from training.quantization import add_int8
 from training.steps import STEP_RULES, StepRule
@@ -43,7 +43,8 @@ class ExportConfig:
 def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _: None) -> Bundle:
     """Write the bundle; DataError, CheckpointError, InferenceError, TrainingError or BundleError say what is wrong."""
     checkpoint = load_checkpoint(config.checkpoint)
-    trained, pair = checkpoint.config, checkpoint.pair
+    trained = checkpoint.config
+    pair = PairConfig.from_dict(checkpoint.pair).to_dict()  # with what older checkpoints do not say
     splits = splits_of(trained, config.root)
     name = Path(str(trained["data"]).removeprefix("folder:")).name
     model_id = config.model_id or f"{name}-{pair['backbone']}-w{pair['width']}-d{pair['d']}"
@@ -57,10 +58,7 @@ def run_export(config: ExportConfig, progress: Callable[[str], None] = lambda _:
         "seed": trained["seed"],
         "step_rule": config.step_rule,
         "clusters": config.clusters,
-        **{key: pair[key] for key in ("backbone", "width", "cut", "grid", "hidden", "head", "decoder")},
-        "patch": pair.get("patch", 1),
-        "bottleneck": pair.get("bottleneck", "dense"),
-        "decoder_width": pair.get("decoder_width"),
+        **{key: value for key, value in pair.items() if key not in ("image", "classes", "d")},  # the bundle says those
     }
     halves = load_pair(checkpoint)
     for side, cost in (("sensor", encoder_cost(halves)), ("server", decoder_cost(halves))):

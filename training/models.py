@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.blocks import GridPool, Stage, map_sizes, stem_stride
+from training.blocks import GridPool, Stage, grid_sides, map_sizes, stem_stride
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 STAGES = 4
@@ -70,16 +70,20 @@ class PairConfig:
             raise ValueError(
                 f"patch must be a divisor of the image's sides, {self.image[0]} x {self.image[1]}, not {self.patch}"
             )
-
-        if self.bottleneck == "spatial" and self.d % self.cells:
-            raise ValueError(f"d must be a multiple of the pooled map's {self.cells} cells, not {self.d}")
+        rows, columns = grid_sides(self.map_size, self.grid)
+        if self.bottleneck == "spatial" and self.d % (rows * columns):
+            raise ValueError(f"d must be a multiple of the pooled map's {rows * columns} cells, not {self.d}")
 
     @property
-    def cells(self) -> int:
-        """Of the pooled map before the bottleneck."""
+    def stride(self) -> int:
+        """The stem's."""
+        return stem_stride(self.image[0] // self.patch, self.image[1] // self.patch)
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of what the last stage on the sensor leaves."""
         height, width = self.image[0] // self.patch, self.image[1] // self.patch
-        rows, columns = map_sizes(height, width, stem_stride(height, width), self.cut)[-1]
-        return min(self.grid, rows) * min(self.grid, columns)
+        return map_sizes(height, width, self.stride, self.cut)[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""
@@ -106,11 +110,10 @@ class Encoder(nn.Module):
 
     def __init__(self, config: PairConfig) -> None:
         super().__init__()
-        height, width_px, channels = config.image
+        channels = config.image[2]
         self.register_buffer("mean", torch.full((channels,), 0.5))
         self.register_buffer("std", torch.full((channels,), 0.25))
-        height, width_px = height // config.patch, width_px // config.patch
-        stride = stem_stride(height, width_px)
+        stride = config.stride
         kernel = max(3, 2 * stride - 1)  # so that a large stride skips no pixel
         self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
         self.stem = nn.Sequential(
@@ -123,8 +126,9 @@ class Encoder(nn.Module):
         self.stages = nn.Sequential(
             *(Stage(widths[i], widths[i + 1], blocks[i], 1 if i == 0 else 2) for i in range(config.cut))
         )
-        self.pool = GridPool(map_sizes(height, width_px, stride, config.cut)[-1], config.grid)
-        self.bottleneck = _dense(config, widths[-1]) if config.bottleneck == "dense" else _spatial(config, widths[-1])
+        self.pool = GridPool(config.map_size, config.grid)
+        shape = _dense if config.bottleneck == "dense" else _spatial
+        self.bottleneck = shape(config, widths[-1], self.pool.cells)
         self.head = _head(config) if config.head else None
 
     def forward(self, images: Tensor) -> Encoded:
@@ -135,23 +139,23 @@ class Encoder(nn.Module):
         return Encoded(latent, None if self.head is None else self.head(latent))
 
 
-def _dense(config: PairConfig, channels: int) -> nn.Module:
+def _dense(config: PairConfig, channels: int, cells: int) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(channels * config.cells, config.hidden),
+        nn.Linear(channels * cells, config.hidden),
         nn.BatchNorm1d(config.hidden),
         nn.ReLU(inplace=True),
         nn.Linear(config.hidden, config.d),
     )
 
 
-def _spatial(config: PairConfig, channels: int) -> nn.Module:
+def _spatial(config: PairConfig, channels: int, cells: int) -> nn.Module:
     """Its entries go by channel, then by row and column of the map."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
-        nn.Conv2d(channels, config.d // config.cells, 1),
+        nn.Conv2d(channels, config.d // cells, 1),
         nn.Flatten(),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latentwire.errors import DataError
 
-_ONCE = {"patch": 1, "bottleneck": "dense"}  # what older files do not say
+_FORMERLY = {"patch": 1, "bottleneck": "dense"}  # what older files do not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def load_records(path: Path) -> list[Record]:
     """The records of a file, none if there is no file; DataError if it holds something else."""
     try:
         rows = json.loads(path.read_text())["rows"]
-        return [Record(**{field.name: (_ONCE | row)[field.name] for field in fields(Record)}) for row in rows]
+        return [Record(**{field.name: (_FORMERLY | row)[field.name] for field in fields(Record)}) for row in rows]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -196,7 +196,7 @@ def _sensor_table(sensors: Iterable[SensorInfo]) -> Table:
     table.add_column("sensor", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("bundle", overflow="fold")
-    for heading in ("rate scale", "bits /image", "refined", "images /s", "answered", "refused, dropped"):
+    for heading in ("rate scale", "bits an image", "refined", "images a second", "answered", "refused, dropped"):
         table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     for info in sensors:
         table.add_row(
